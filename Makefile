@@ -1,0 +1,45 @@
+# make install | demo | test | test-all | lint | types | bench | docs
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# `torch==2.13.0`, asked for exactly, is a CPU build where one is offered; a bare `torch` pulls gigabytes of CUDA.
+# Another build: make install TORCH="--index-url https://download.pytorch.org/whl/cu130 torch==2.13.0"
+TORCH  ?= torch==2.13.0
+export UV_NO_CONFIG := 1
+
+.PHONY: install demo test test-all lint types bench docs clean
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group test --group lint --group docs
+	touch $@
+
+demo: install
+	$(BIN)/mw demo
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+
+types: install
+	$(BIN)/pyright
+
+bench: install
+	$(BIN)/python -m benchmarks.run
+
+docs: install
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site demo build dist

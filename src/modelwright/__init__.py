@@ -1,0 +1,40 @@
+"""modelwright: build models out of models.
+
+    import modelwright as mw
+
+    mw.merge("recipe.yml").save("merged")
+    mw.merge([a, b], base=base, method="ties", density=0.2).save("merged")
+
+Everything is imported when it is first used, so that the command line starts in a blink.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelwright.api import Job as Job, merge as merge, open as open, registry as registry
+    from modelwright.checkpoint import Checkpoint as Checkpoint, TensorRef as TensorRef
+    from modelwright.errors import InputError as InputError, RunError as RunError
+    from modelwright.methods import METHODS as METHODS, Method as Method
+
+_HOMES = {
+    "Checkpoint": "checkpoint", "InputError": "errors", "Job": "api", "METHODS": "methods", "Method": "methods",
+    "RunError": "errors", "TensorRef": "checkpoint", "merge": "api", "open": "api", "registry": "api",
+}  # fmt: skip
+
+__all__ = [  # noqa: RUF022
+    "open", "merge", "registry", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "InputError", "RunError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'modelwright' has no attribute '{name}'")
+    return getattr(import_module(f"modelwright.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,312 @@
+"""The library's front door: `open`, `merge`, `plan`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any, Literal
+
+import xxhash
+
+from modelwright.checkpoint import Checkpoint, open as open_checkpoint
+from modelwright.engine import Options, Result, execute, lazy
+from modelwright.errors import InputError, did_you_mean
+from modelwright.methods import METHODS, Method, Registry
+from modelwright.recipe import Plan, Stage, load_recipe, resolve
+
+open = open_checkpoint
+
+
+def registry(plugins: Sequence[str | Path] = ()) -> Registry:
+    """Every known method: the library's, those of installed packages (entry points), those of plugin files.
+
+    Args:
+        plugins: Python files; every `Method` at their top level is added.
+
+    Raises:
+        InputError: A plugin is missing, holds no method, or reuses a name.
+    """
+    known = Registry(METHODS.values())
+    for point in entry_points(group="modelwright.methods"):
+        method = point.load()
+        if not isinstance(method, Method):
+            raise InputError(
+                f"the entry point '{point.name}' is no Method", "It must name a modelwright.methods.Method."
+            )
+        known.add(method)
+    for plugin in plugins:
+        for method in _plugin_methods(Path(plugin)):
+            known.add(method)
+    return known
+
+
+def _plugin_methods(path: Path) -> list[Method]:
+    if not path.is_file():
+        raise InputError(f"no plugin file '{path}'")
+    spec = importlib.util.spec_from_file_location(f"modelwright_plugin_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"the plugin '{path}' is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [
+        value for value in vars(module).values() if isinstance(value, Method) and METHODS.get(value.name) is not value
+    ]
+    if not found:
+        raise InputError(f"the plugin '{path}' defines no Method", "Write NAME = Method(...) at its top level.")
+    return found
+
+
+def merge(
+    models: str | Path | Mapping[str, Any] | Sequence[Any],
+    *,
+    method: str | None = None,
+    base: Any = None,
+    dtype: str | None = None,
+    out_dtype: str | None = None,
+    missing: Literal["error", "base", "skip"] | None = None,
+    semantics: Literal["community", "paper"] | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    **parameters: Any,
+) -> Checkpoint:
+    """Merge models, or run a recipe. Nothing is computed before it is read or saved.
+
+    Args:
+        models: A list of models (paths, Hub ids, `nn.Module`s, state dicts, dicts of arrays, checkpoints), or a recipe
+            (a YAML file, or the same as a dict).
+        method: The method's name; only with a list of models.
+        base: The model the others were tuned from. It may stand in the list too.
+        dtype: Output format when `out_dtype` is absent.
+        out_dtype: Output format; default the widest of the inputs.
+        missing: What to do with a tensor that some models lack.
+        semantics: `community` (default) or `paper`.
+        seed: Seed of random methods; default 0.
+        overrides: `key=value` texts that override recipe values.
+        plugins: Python files with further methods.
+        **parameters: The method's parameters. One value, or for parameters that each model has its own of, a list with
+            one value a model. `lambda` is written `lambda_`; `weight` is 1 for each model unless given.
+
+    Returns:
+        A lazy `Checkpoint`: read single tensors, `.arrays()`, `.state_dict()`, or `.save(folder)`, which streams.
+
+    Raises:
+        InputError: Anything is wrong with the recipe, the models or the parameters; nothing was written.
+
+    Example:
+        >>> import numpy as np
+        >>> a, b = {"w": np.zeros(2, np.float32)}, {"w": np.ones(2, np.float32)}
+        >>> merge([a, b], method="linear", weight=[3, 1])["w"].read()
+        array([0.25, 0.25], dtype=float32)
+    """
+    known = registry(plugins)
+    extra = {"dtype": dtype, "out_dtype": out_dtype, "missing": missing, "semantics": semantics, "seed": seed}
+    given = {key: value for key, value in extra.items() if value is not None}
+    if _is_recipe(models):
+        if method is not None or base is not None or parameters:
+            named = [key for key, value in (("method", method), ("base", base)) if value is not None] + list(parameters)
+            raise InputError(
+                f"a recipe says itself what {', '.join(named)} is", "Use overrides=['density=0.5'] to change it."
+            )
+        sets = [*overrides, *(f"{key}={value}" for key, value in given.items())]
+        return Job.from_recipe(models, sets, known).checkpoint()  # type: ignore[arg-type]
+    data, objects = direct_recipe(models, method, base, parameters, known)
+    return Job.from_recipe(data | given, overrides, known, objects).checkpoint()
+
+
+def _is_recipe(models: Any) -> bool:
+    if isinstance(models, Mapping):
+        return any(key in models for key in ("merge_method", "steps", "models", "slices", "modules"))
+    return isinstance(models, str | Path)
+
+
+def direct_recipe(
+    models: Any, method: str | None, base: Any, parameters: Mapping[str, Any], known: Registry
+) -> tuple[dict[str, Any], dict[str, Checkpoint]]:
+    """The recipe that `merge([a, b], method=...)` stands for, and the models in memory that it names."""
+    if method is None:
+        raise InputError("merging a list of models needs method=", did_you_mean("", known))
+    record = known.find(method)
+    if isinstance(models, str | Path | Mapping) or not isinstance(models, Sequence):
+        raise InputError(f"models must be a list of models, got {type(models).__name__}", "Write [a, b].")
+    if not models:
+        raise InputError(f"{method} needs models, and the list is empty")
+    objects: dict[str, Checkpoint] = {}
+    labels: dict[int, str] = {}
+
+    def refer(model: Any, fallback: str) -> str:
+        if isinstance(model, str | Path):
+            return str(model)
+        if id(model) not in labels:
+            opened = open_checkpoint(model, label=None)
+            label = fallback if opened.path is None or str(opened.path) in objects else str(opened.path)
+            labels[id(model)] = label
+            objects[label] = _labelled(opened, label)
+        return labels[id(model)]
+
+    entries: list[dict[str, Any]] = [{"model": refer(model, f"model {i + 1}")} for i, model in enumerate(models)]
+    data: dict[str, Any] = {"merge_method": method, "models": entries}
+    if base is not None:
+        data["base_model"] = refer(base, "base")
+    tuned = [entry for entry in entries if entry["model"] != data.get("base_model")]
+    values = {name.removesuffix("_") if name == "lambda_" else name: value for name, value in parameters.items()}
+    if "weight" in record.fields and record.fields["weight"].required:
+        values.setdefault("weight", 1.0)
+    for name, value in values.items():
+        field = record.fields.get(name)
+        if field is not None and field.per_model and isinstance(value, list | tuple):
+            if len(value) != len(tuned):
+                raise InputError(
+                    f"{method}: {name} has {len(value)} values for {len(tuned)} models beside the base",
+                    "Give one number, or one for each model.",
+                )
+            for entry, one in zip(tuned, value, strict=True):
+                entry.setdefault("parameters", {})[name] = one
+        else:
+            data.setdefault("parameters", {})[name] = value
+    return data, objects
+
+
+def _labelled(model: Checkpoint, label: str) -> Checkpoint:
+    if model.path is not None:
+        return model
+    return Checkpoint(
+        dict(model), label=label, parts=model.parts, metadata=model.metadata, notes=model.notes, consumed=model.consumed
+    )
+
+
+class Job:
+    """A recipe bound to the models it names: plan it, read it, save it.
+
+    Attributes:
+        stages: Its merges in the order they run; more than one where the recipe has steps.
+    """
+
+    def __init__(
+        self, stages: list[Stage], folder: Path, text: str, known: Registry, objects: Mapping[str, Checkpoint]
+    ):
+        self.stages = stages
+        self._folder, self._text, self._known, self._objects = folder, text, known, dict(objects)
+        self._opened: dict[str, Checkpoint] = {}
+
+    @staticmethod
+    def from_recipe(
+        recipe: str | Path | Mapping[str, Any],
+        overrides: Sequence[str],
+        known: Registry,
+        objects: Mapping[str, Checkpoint] | None = None,
+    ) -> Job:
+        """Read a recipe.
+
+        Raises:
+            InputError: It is not valid.
+        """
+        stages, folder, text = load_recipe(recipe, overrides, known)
+        return Job(stages, folder, text, known, objects or {})
+
+    def plans(self) -> list[Plan]:
+        """The plan of every stage; later ones see the results of earlier ones without computing them.
+
+        Raises:
+            InputError: Everything that is wrong, found from headers alone.
+        """
+        results: dict[str, Checkpoint] = {}
+        plans: list[Plan] = []
+        for stage in self.stages:
+            plan = self._plan(stage, results)
+            plans.append(plan)
+            results[stage.name] = lazy(plan, stage.name, self.save)
+        return plans
+
+    def checkpoint(self) -> Checkpoint:
+        """The result, computed when it is read or saved."""
+        plans = self.plans()
+        return lazy(plans[-1], self.stages[-1].name or "merge", self.save)
+
+    def save(self, out: str | Path, **options: Any) -> Result:
+        """Write the result as a folder.
+
+        Args:
+            out: The folder to make.
+            **options: Fields of `modelwright.engine.Options`.
+
+        Raises:
+            InputError: The output exists, the disk is too full, an input is not finite.
+            RunError: Reading or writing failed.
+        """
+        choice = Options(**options)
+        plans = self.plans()
+        results: dict[str, Checkpoint] = {}
+        keys: dict[str, str] = {}
+        from modelwright.engine import check_out
+
+        check_out(plans[-1], Path(out).expanduser(), choice)
+        for stage in self.stages[:-1]:
+            keys[stage.name] = self._key(stage, keys)
+            folder = Path(f"{out}.steps") / f"{stage.name}-{keys[stage.name][:12]}"
+            if not (folder / "manifest.json").is_file():
+                execute(self._plan(stage, results), folder, Options(**{**options, "overwrite": False}))
+            results[stage.name] = open_checkpoint(folder, label=stage.name)
+        plan = plans[-1] if len(plans) == 1 else self._plan(self.stages[-1], results)
+        return execute(plan, out, choice)
+
+    def _plan(self, stage: Stage, results: Mapping[str, Checkpoint]) -> Plan:
+        return resolve(
+            stage.recipe, opener=self._opener(results), registry=self._known, lines=stage.lines, text=self._text
+        )
+
+    def _opener(self, results: Mapping[str, Checkpoint]) -> Callable[[str], Checkpoint]:
+        def opener(reference: str) -> Checkpoint:
+            if reference in results:
+                return results[reference]
+            if reference in self._objects:
+                return self._objects[reference]
+            if reference not in self._opened:
+                later = [stage.name for stage in self.stages if stage.name == reference]
+                if later:
+                    raise InputError(f"the step '{reference}' comes later", "A step can use the steps before it.")
+                self._opened[reference] = open_checkpoint(reference, folder=self._folder)
+            return self._opened[reference]
+
+        return opener
+
+    def _key(self, stage: Stage, keys: Mapping[str, str]) -> str:
+        """What a step's result depends on: its text, the bytes of its inputs, and this version."""
+        contents: dict[str, str] = {}
+        opener = self._opener({})
+        for reference in sorted(_references(stage.recipe.model_dump())):
+            contents[reference] = keys[reference] if reference in keys else _content(opener(reference))
+        said = stage.recipe.model_dump(mode="json", exclude={"name"})
+        text = json.dumps([version("modelwright"), said, contents], sort_keys=True)
+        return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def _references(node: Any) -> set[str]:
+    """Every model that a dumped recipe names."""
+    found: set[str] = set()
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("model", "base_model") and isinstance(value, str):
+                found.add(value)
+            else:
+                found |= _references(value)
+    elif isinstance(node, list):
+        for value in node:
+            found |= _references(value)
+    return found
+
+
+def _content(model: Checkpoint) -> str:
+    """A hash of everything in a checkpoint that a merge can depend on."""
+    digest = xxhash.xxh3_128()
+    for name, ref in model.items():
+        digest.update(f"{name} {ref.dtype.code} {ref.shape}\n".encode())
+        digest.update(ref.read().tobytes())
+    if model.path is not None and model.path.is_dir():
+        for path in sorted(model.path.rglob("*")):
+            if path.is_file() and path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name != "manifest.json":
+                digest.update(path.relative_to(model.path).as_posix().encode() + b"\n" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,152 @@
+"""One noun for weights: everything that is named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelwright.architectures import Layout, tie_source, ties_embeddings
+from modelwright.checkpoint._refs import NumpyArray, TensorRef
+from modelwright.errors import InputError, MissingExtraError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model inside a folder; most folders have a single one with prefix "".
+
+    Attributes:
+        prefix: What its tensor names start with, `unet/`; also its subfolder.
+        stem: What its weight files are called, `model` or `diffusion_pytorch_model`.
+        config: Its config.json, or None.
+    """
+
+    prefix: str = ""
+    stem: str = "model"
+    config: Mapping[str, Any] | None = None
+
+
+class Checkpoint(Mapping[str, TensorRef]):
+    """A lazy mapping from tensor names to `TensorRef`, in a defined order, with what belongs to it.
+
+    Attributes:
+        label: What to call it in messages: the reference as given.
+        path: Its folder or file, or None.
+        parts: The models in it.
+        metadata: What the weight files say of themselves.
+        notes: What was done while opening: de-quantised tensors, an adapter applied.
+        consumed: Stored tensors that went into others while opening -> why.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorRef],
+        *,
+        label: str = "memory",
+        path: Path | None = None,
+        parts: tuple[Part, ...] = (Part(),),
+        metadata: Mapping[str, str] | None = None,
+        notes: tuple[str, ...] = (),
+        consumed: Mapping[str, str] | None = None,
+        save: Callable[..., Any] | None = None,
+    ):
+        self._tensors = dict(tensors)
+        self._save = save
+        self._tied: dict[str, str] | None = None
+        self.label = label
+        self.path = path
+        self.parts = parts
+        self.metadata = dict(metadata or {})
+        self.notes = notes
+        self.consumed = dict(consumed or {})
+
+    def __getitem__(self, name: str) -> TensorRef:
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise KeyError(f"{self.label} has no tensor '{name}'. {did_you_mean(name, self._tensors)}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        total = sum(ref.size for ref in self.values())
+        return f"Checkpoint({self.label!r}, {len(self)} tensors, {total:,} elements)"
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The configuration of the only or the first part."""
+        return self.parts[0].config
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors in their storage formats."""
+        return sum(ref.nbytes for ref in self.values())
+
+    @property
+    def layout(self) -> Layout:
+        """Its stacks of layers."""
+        return Layout(self)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor."""
+        return {name: ref.shape for name, ref in self.items()}
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """Tensors that are another name of an embedding -> that embedding.
+
+        Two names are one tensor when the configuration does not forbid it and their bytes are equal, so the first use
+        reads the candidates (at most an embedding and a head).
+        """
+        if self._tied is None:
+            self._tied = {}
+            if ties_embeddings(self.config):
+                shapes = self.shapes
+                for name in self:
+                    source = tie_source(name, shapes)
+                    if source and self[source].dtype == self[name].dtype and _same_bytes(self[source], self[name]):
+                        self._tied[name] = source
+        return self._tied
+
+    def arrays(self) -> dict[str, NumpyArray]:
+        """All tensors, read or computed now, as numpy arrays in their storage formats."""
+        return {name: ref.read().astype(ref.dtype.numpy, copy=False) for name, ref in self.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All tensors as torch tensors, for `module.load_state_dict`.
+
+        Raises:
+            MissingExtraError: torch is not installed.
+        """
+        try:
+            from modelwright.checkpoint._torch import to_torch
+        except ModuleNotFoundError:
+            raise MissingExtraError("state_dict()", "torch", "torch") from None
+        return {name: to_torch(array) for name, array in self.arrays().items()}
+
+    def save(self, out: str | Path, **options: Any) -> Any:
+        """Write it as a folder, streaming. What a merge returns is computed while it is written.
+
+        Args:
+            out: The folder to make.
+            **options: See `modelwright.save`.
+        """
+        if self._save is None:
+            raise InputError(
+                f"{self.label} is not the result of a merge, so there is nothing to compute",
+                "Copy its folder, or merge it alone: mw.merge([x], method='passthrough').save(out).",
+            )
+        return self._save(out, **options)
+
+
+def _same_bytes(a: TensorRef, b: TensorRef) -> bool:
+    return a.shape == b.shape and a.read().tobytes() == b.read().tobytes()

@@ -1,0 +1,66 @@
+"""Tensors that are described but not read yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelwright.errors import RunError
+from modelwright.tensors import DType
+
+NumpyArray = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A tensor's description and the way to its values.
+
+    Attributes:
+        dtype: Its storage format.
+        shape: Its shape.
+        load: Reads it. May return a wider format than `dtype` where the tensor is computed (de-quantised, merged), so
+            that rounding happens once, at the very end.
+        source: Where the bytes lie, for messages: `model.safetensors @ 4096`.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    load: Callable[[], NumpyArray] = field(repr=False, compare=False)
+    source: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the storage format."""
+        return self.size * self.dtype.itemsize
+
+    def read(self) -> NumpyArray:
+        """The values as a numpy array (bfloat16 and float8 through ml_dtypes). The caller may keep, not write it."""
+        return self.load()
+
+
+def file_ref(path: Path, dtype: DType, shape: tuple[int, ...], offset: int) -> TensorRef:
+    """A tensor at a byte offset of a file, of any alignment."""
+    count = math.prod(shape) * dtype.itemsize
+
+    def load() -> NumpyArray:
+        raw = np.fromfile(path, dtype=np.uint8, count=count, offset=offset)
+        if raw.size != count:
+            raise RunError(f"{path}: expected {count} bytes at offset {offset}, got {raw.size}; the file was cut short")
+        return raw.view(dtype.numpy).reshape(shape)
+
+    return TensorRef(dtype, shape, load, f"{path.name} @ {offset}")
+
+
+def array_ref(array: NumpyArray, dtype: DType, source: str = "memory") -> TensorRef:
+    """A numpy array in memory."""
+    return TensorRef(dtype, tuple(array.shape), lambda: array, source)

@@ -1,0 +1,159 @@
+"""The report: one self-contained HTML page with the table, two figures, and what the numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from modelwright.demo import _figures, _scores
+from modelwright.demo._merge import command
+from modelwright.demo._result import DemoResult, Row
+from modelwright.demo._table import GROUPS, TITLES
+from modelwright.demo._tasks import MEANING
+from modelwright.demo._train import BASE_IMAGES
+
+
+def page(result: DemoResult) -> str:
+    """The whole page."""
+    template = Template(files("modelwright.demo").joinpath("report.html").read_text(encoding="utf-8"))
+    best, tasks = result.best, result.tasks
+    recipe = result.folder / "recipes" / f"{best.name}.yml"
+    return template.substitute(
+        tasks=_tasks(_figures.samples(result)),
+        findings="\n".join(f"<li>{sentence}</li>" for sentence in _findings(result)),
+        heads="".join(f'<th scope="col">{escape(task)}</th>' for task in tasks.transforms),
+        columns=len(tasks.transforms) + 5,
+        rows="\n".join(_rows(result)),
+        margin=_percent(best.margin),
+        curves=_figures.accuracy_over_scale(result),
+        geometry=_figures.geometry(result),
+        conflict=_conflict(result),
+        recipes="\n".join(_recipes(result)),
+        command=escape(command(recipe, f"my-{best.name}")),
+        recipe=escape(recipe.read_text(encoding="utf-8")),
+        best=escape(best.name),
+        base_images=BASE_IMAGES,
+        train=len(tasks.train),
+        validation=len(tasks.validation),
+        test=len(tasks.test),
+        scales=", ".join(f"{scale:g}" for scale in result.scales),
+        seed=result.seed,
+        seconds=f"{result.seconds:.0f}",
+        resident=f"{result.peak_rss / 1e6:.0f}",
+    )
+
+
+def _tasks(samples: Mapping[str, str]) -> str:
+    return "\n".join(
+        f'<figure><img src="{image}" alt="Five test digits, {MEANING[task]}">'
+        f"<figcaption><b>{escape(task)}</b> {escape(MEANING[task])}</figcaption></figure>"
+        for task, image in samples.items()
+    )
+
+
+def _findings(result: DemoResult) -> Iterable[str]:
+    """What the table says, in sentences that hold whatever the numbers are."""
+    best, experts, linear = result.best, result.of("expert"), result.row("linear")
+    own = sum(row.accuracy[row.name] for row in experts) / len(experts)
+    mean = sum(row.mean for row in experts) / len(experts)
+    count = len(experts)
+    base = result.row("base")
+    yield (
+        f"On its own task an expert gets {_percent(own)} % on average; over all five tasks {_percent(mean)} %. "
+        f"The base they were tuned from gets {_percent(base.mean)} %."
+    )
+    scale = "" if best.scale is None else f" with λ = {best.scale:g}"
+    yield (
+        f"The merge that does best on the validation images is <b>{escape(best.name)}</b>{scale}: one model of the "
+        f"experts' size that gets <b>{_percent(best.mean)} %</b> on the test images. {_versus(result, 'linear')}"
+    )
+    yield (
+        f"Asking all {count} experts and averaging their probabilities costs {count} times as much per image and gets "
+        f"{_percent(result.row('ensemble').mean)} %. {_versus(result, 'ensemble')}"
+    )
+    yield (
+        f"Training one model on all tasks together gets {_percent(result.row('joint').mean)} %: where all data are in "
+        "one place, that is what merging has to be measured against."
+    )
+
+
+def _versus(result: DemoResult, other: str) -> str:
+    """The best merge against another row, with the interval of the paired difference."""
+    name = result.best.name
+    if name == other:
+        return ""
+    value, margin = _scores.difference(result.hits[name], result.hits[other])
+    direction = "above" if value > 0 else "below"
+    verdict = "" if abs(value) > margin else ", which these images do not decide"
+    return (
+        f"That is {100 * abs(value):.1f} points {direction} {escape(other)} "
+        f"(95 % interval {100 * (value - margin):+.1f} to {100 * (value + margin):+.1f}{verdict})."
+    ).replace("-", "−")
+
+
+def _rows(result: DemoResult) -> Iterable[str]:
+    group = ""
+    for row in result.rows:
+        if GROUPS[row.kind] != group:
+            group = GROUPS[row.kind]
+            yield f'<tr class="group"><th scope="rowgroup" colspan="{len(row.accuracy) + 5}">{_HEADINGS[group]}</th></tr>'
+        yield _row(row, row is result.best)
+
+
+_HEADINGS = {
+    "trained": "Base and experts",
+    "reference": "For reference: five models at once, and one trained on all data",
+    "merged": "Merges, best on the validation images first",
+}
+
+
+def _row(row: Row, best: bool) -> str:
+    name = escape(TITLES.get(row.name, row.name)) + (' <span class="star">best</span>' if best else "")
+    cells = [_tinted(value, own=task == row.name) for task, value in row.accuracy.items()]
+    cells += [f"<td><b>{_percent(row.mean)}</b></td>", f"<td>{_percent(row.normalised)}</td>"]
+    cells.append(f"<td>{row.seconds:.2f}</td>" if row.seconds is not None else "<td></td>")
+    cells.append(f"<td>{row.peak / 1e6:.1f}</td>" if row.peak is not None else "<td></td>")
+    marked = ' class="best"' if best else ""
+    return f'<tr{marked}><th scope="row">{name}</th>{"".join(cells)}</tr>'
+
+
+def _tinted(value: float, own: bool) -> str:
+    """A cell that is the darker the higher its accuracy is; an expert's own task is framed."""
+    tint = max(0.0, (value - 0.5) / 0.5)
+    return f'<td class="tint{" own" if own else ""}" style="--a:{tint:.2f}">{_percent(value)}</td>'
+
+
+def _conflict(result: DemoResult) -> str:
+    """The pair with the most sign conflict, and the largest cosine, in words."""
+    names = list(result.tasks.transforms)
+    pairs = [
+        (entry.conflict[i, j], entry.cosine[i, j], names[j], names[i], entry.layer.removesuffix(".weight"))
+        for entry in result.geometry
+        for i in range(len(names))
+        for j in range(i)
+    ]
+    share, _, first, second, layer = max(pairs)
+    highest = max(abs(cosine) for _, cosine, *_ in pairs)
+    return (
+        f"Most opposed are {escape(first)} and {escape(second)} in {escape(layer)}, with {share:.0%} opposite signs. "
+        f"No cosine is larger than {highest:.2f} in magnitude: the experts change the same weights for different ends."
+    )
+
+
+def _recipes(result: DemoResult) -> Iterable[str]:
+    for row in result.of("merge"):
+        recipe = result.recipes[row.name]
+        settings = {**recipe.parameters} | ({} if row.scale is None else {"λ": row.scale})
+        shown = ", ".join(f"{name} {value:g}" for name, value in settings.items()) or "defaults"
+        if recipe.slices:
+            shown = " + ".join(f"{model} {start}–{stop - 1}" for model, start, stop in recipe.slices)
+        yield (
+            f'<tr><th scope="row">{escape(row.name)}</th><td class="words">{escape(recipe.method.summary)}</td>'
+            f'<td class="words">{escape(recipe.method.paper)}</td><td>{row.experts}</td><td>{escape(shown)}</td></tr>'
+        )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"

@@ -1,0 +1,11 @@
+"""The engine: runs plans, writes outputs that are whole or absent, and says what it did."""
+
+from modelwright.engine._lazy import lazy as lazy
+from modelwright.engine._run import (
+    SHARD_BYTES as SHARD_BYTES,
+    Options as Options,
+    Progress as Progress,
+    Result as Result,
+    check_out as check_out,
+    execute as execute,
+)

@@ -1,0 +1,70 @@
+"""manifest.json: what came in, what was done, what came out, so that a merge can be checked and repeated."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from modelwright.recipe import Plan
+
+CHUNK = 4 << 20
+
+
+def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and xxh3-128 of every 4 MiB of each file in a folder, by relative path."""
+    table: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            chunks: list[str] = []
+            with path.open("rb") as file:
+                while block := file.read(CHUNK):
+                    chunks.append(xxhash.xxh3_128_hexdigest(block))
+            table[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "xxh3_128": chunks}
+    return table
+
+
+def manifest_json(
+    plan: Plan,
+    files: Mapping[str, Mapping[str, Any]],
+    digests: Mapping[tuple[int, str], str],
+    buffers: Sequence[str],
+    run: Mapping[str, Any],
+) -> str:
+    """The manifest's text. Everything but `run` is the same whenever the same merge is done again."""
+    inputs: list[dict[str, Any]] = []
+    for index, model in enumerate(plan.models):
+        mine = {name: digest for (i, name), digest in sorted(digests.items()) if i == index}
+        joined = xxhash.xxh3_128_hexdigest("\n".join(f"{name} {digest}" for name, digest in mine.items()).encode())
+        fates: dict[str, list[str]] = {}
+        for (i, name), fate in plan.fates.items():
+            if i == index:
+                fates.setdefault(fate, []).append(name)
+        inputs.append({"model": model.label, "tensors_read": len(mine), "xxh3_128": joined, "tensors": fates})
+    content = {
+        "manifest_version": 1,
+        "made_by": {
+            "modelwright": version("modelwright"),
+            "numpy": version("numpy"),
+            "ml-dtypes": version("ml-dtypes"),
+        },
+        "method": plan.method.name,
+        "semantics": plan.recipe.semantics,
+        "seed": plan.recipe.seed,
+        "recipe": plan.recipe_text,
+        "resolved": plan.recipe.model_dump(exclude_none=True, exclude_defaults=True),
+        "donor": plan.models[plan.donor].label,
+        "inputs": inputs,
+        "created": list(plan.created),
+        "buffers_that_differ": sorted(buffers),
+        "notes": list(plan.notes),
+        "chunk_bytes": CHUNK,
+        "files": files,
+        "run": {**run, "host": platform.node(), "platform": platform.platform(), "python": platform.python_version()},
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

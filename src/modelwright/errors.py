@@ -1,0 +1,78 @@
+"""What can go wrong, said so that the reader can mend it.
+
+Every problem of the user's input is a `Problem`: the rule with what was found, the mend, and where. Several are
+collected before anything is raised, because a recipe with three slips should need one correction, not three runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the input.
+
+    Attributes:
+        what: The rule and what was found: `density must be in [0, 1], got 20`.
+        mend: What to write instead: `It is a fraction; for 20 % write 0.2.` May be empty.
+        where: File and line, tensor, model. May be empty.
+    """
+
+    what: str
+    mend: str = ""
+    where: str = ""
+
+    def __str__(self) -> str:
+        text = self.what.rstrip(".") + "."
+        if self.mend:
+            text += f" {self.mend}"
+        return f"{text} [{self.where}]" if self.where else text
+
+
+class InputError(ValueError):
+    """The input is wrong; nothing was written. Exit code 2.
+
+    Attributes:
+        problems: All that was found, in the order of the input.
+    """
+
+    def __init__(self, problems: str | Problem | Iterable[Problem], mend: str = "", where: str = ""):
+        if isinstance(problems, str):
+            problems = [Problem(problems, mend, where)]
+        elif isinstance(problems, Problem):
+            problems = [problems]
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class MissingExtraError(InputError):
+    """A part of the library needs an optional package that is not installed. Exit code 2."""
+
+    def __init__(self, feature: str, package: str, extra: str):
+        super().__init__(
+            f"{feature} needs the package '{package}', which is not installed",
+            f'Install the extra: pip install "modelwright[{extra}]".',
+        )
+
+
+class RunError(RuntimeError):
+    """The input was accepted, but the run failed (disk, memory, a result that is not finite). Exit code 1."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`Did you mean 'density'? ` for a near miss, and always the list of what is valid."""
+    options = sorted(known)
+    close = difflib.get_close_matches(str(word), options, n=1, cutoff=0.6)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Valid: {listing(options)}."
+
+
+def listing(items: Sequence[object] | Iterable[object], most: int = 12) -> str:
+    """`a, b, c and 9 more`: a list that stays readable when it is long."""
+    words = [str(item) for item in items]
+    if len(words) > most:
+        return ", ".join(words[:most]) + f" and {len(words) - most} more"
+    return ", ".join(words) if words else "none"

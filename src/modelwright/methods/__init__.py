@@ -1,0 +1,14 @@
+"""Methods: pure mathematics on arrays, with a record beside each. They know no names and no files."""
+
+from modelwright.methods._method import (
+    LAWS as LAWS,
+    PER_MODEL as PER_MODEL,
+    Method as Method,
+    Parameter as Parameter,
+    Params as Params,
+    PerTensor as PerTensor,
+    Registry as Registry,
+    Round as Round,
+    checked as checked,
+)
+from modelwright.methods.merging import METHODS as METHODS

@@ -1,0 +1,31 @@
+"""Merging methods: pure functions from tensors of several models to one tensor.
+
+To add one: its file, and one line here that imports its record and its function.
+"""
+
+from modelwright.methods._method import Method, Registry
+from modelwright.methods.merging._breadcrumbs import (
+    BREADCRUMBS as BREADCRUMBS,
+    BREADCRUMBS_TIES as BREADCRUMBS_TIES,
+    breadcrumbs as breadcrumbs,
+    breadcrumbs_ties as breadcrumbs_ties,
+)
+from modelwright.methods.merging._dare import (
+    DARE_LINEAR as DARE_LINEAR,
+    DARE_TIES as DARE_TIES,
+    dare_linear as dare_linear,
+    dare_ties as dare_ties,
+)
+from modelwright.methods.merging._linear import LINEAR as LINEAR, linear as linear
+from modelwright.methods.merging._model_stock import MODEL_STOCK as MODEL_STOCK, model_stock as model_stock
+from modelwright.methods.merging._nuslerp import NUSLERP as NUSLERP, nuslerp as nuslerp
+from modelwright.methods.merging._passthrough import PASSTHROUGH as PASSTHROUGH, passthrough as passthrough
+from modelwright.methods.merging._slerp import SLERP as SLERP, slerp as slerp
+from modelwright.methods.merging._task_arithmetic import (
+    TASK_ARITHMETIC as TASK_ARITHMETIC,
+    task_arithmetic as task_arithmetic,
+)
+from modelwright.methods.merging._ties import TIES as TIES, ties as ties
+
+#: Every method of this package by name.
+METHODS = Registry(record for record in list(globals().values()) if isinstance(record, Method))

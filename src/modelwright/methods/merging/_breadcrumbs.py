@@ -1,0 +1,231 @@
+"""Model Breadcrumbs: keep the middle of each task vector, drop both tails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from modelwright.errors import InputError
+from modelwright.methods._method import PER_MODEL, Method, checked
+from modelwright.methods.merging._parts import (
+    ARITHMETIC_DIFFERS,
+    INT8_MASK,
+    TaskVectorParams,
+    Weights,
+    combined,
+    fraction,
+    per_model,
+    rescaled,
+    trimmed_ranks,
+)
+from modelwright.tensors import Array
+
+
+class BreadcrumbsParams(TaskVectorParams):
+    """Parameters of `breadcrumbs` and `breadcrumbs_ties`."""
+
+    density: Annotated[float, PER_MODEL, fraction("Share of this task vector that is kept, after the outliers.")] = 1.0
+    gamma: Annotated[float, PER_MODEL, Field(ge=0, lt=1, description="Share of largest entries that is dropped.")] = (
+        0.01
+    )
+    rescale: bool = Field(False, description="Scale the kept middle back to the task vector's L1 norm.")
+    scope: Literal["row", "tensor"] = Field(
+        "tensor", description="Whether shares are counted over the tensor (the paper) or each row (its code)."
+    )
+    order: Literal["remove_first", "keep_first"] = Field(
+        "remove_first", description="keep_first takes the outliers out of the kept share, leaving density - gamma."
+    )
+    overlap: Literal["clip", "error"] = Field(
+        "clip", description="Where density + gamma > 1: drop fewer outliers so that density holds, or refuse."
+    )
+
+
+@checked(BreadcrumbsParams, base="required")
+def breadcrumbs(
+    models: Sequence[Array],
+    *,
+    base: Array,
+    weight: Weights = 1.0,
+    density: Weights = 1.0,
+    gamma: Weights = 0.01,
+    normalize: bool = False,
+    lambda_: float = 1.0,
+    rescale: bool = False,
+    scope: Literal["row", "tensor"] = "tensor",
+    order: Literal["remove_first", "keep_first"] = "remove_first",
+    overlap: Literal["clip", "error"] = "clip",
+) -> Array:
+    """Add the middle of each task vector: base + lambda * sum_i w_i m_i (theta_i - base).
+
+    Of n entries sorted by falling |tau|, int(gamma n) are dropped, the next int(density n) kept, the rest dropped.
+
+    Args:
+        models: n >= 1 arrays of one shape, any floating format.
+        base: The model they were tuned from, same shape.
+        weight: One number for all, or n numbers.
+        density: Share kept, in [0, 1]. At 1 the task vector stays whole and gamma has no effect.
+        gamma: Share of the largest entries dropped, in [0, 1).
+        normalize: Divide the sum by sum_i w_i.
+        lambda_: Scale of the merged task vector (the paper's alpha); `lambda` in recipes.
+        rescale: Restore the L1 norm of each task vector.
+        scope: `tensor` or `row` (the last axis).
+        order: `remove_first`, or `keep_first`: ranks [int(gamma n), int(density n)).
+        overlap: `clip` or `error`.
+
+    Returns:
+        The merged tensor in the shape and format of the base.
+
+    Raises:
+        InputError: Shapes differ, a value is not finite, a parameter is out of range, or density + gamma > 1 under
+            overlap: error.
+
+    Differs:
+        See `BREADCRUMBS.differs`.
+
+    Example:
+        >>> import numpy as np
+        >>> breadcrumbs([np.array([9.0, 1.0, 2.0, 0.1])], base=np.zeros(4), density=0.5, gamma=0.25)
+        array([0., 1., 2., 0.])
+
+    Source:
+        Davari and Belilovsky 2023, arXiv:2312.06795, section 3.
+    """
+    deltas = _middles(models, base, density, gamma, rescale, scope, order, overlap)
+    weights = per_model(weight, len(models))
+    return combined(base, deltas, weight=weights, normalize=normalize, lambda_=lambda_)
+
+
+@checked(BreadcrumbsParams, base="required")
+def breadcrumbs_ties(
+    models: Sequence[Array],
+    *,
+    base: Array,
+    weight: Weights = 1.0,
+    density: Weights = 1.0,
+    gamma: Weights = 0.01,
+    normalize: bool = False,
+    lambda_: float = 1.0,
+    rescale: bool = False,
+    scope: Literal["row", "tensor"] = "tensor",
+    order: Literal["remove_first", "keep_first"] = "remove_first",
+    overlap: Literal["clip", "error"] = "clip",
+) -> Array:
+    """Breadcrumbs masks, then sign election by mass and the sum of the entries that agree.
+
+    Args:
+        models: n >= 1 arrays of one shape, any floating format.
+        base: The model they were tuned from, same shape.
+        weight: One number for all, or n numbers.
+        density: Share kept, in [0, 1].
+        gamma: Share of the largest entries dropped, in [0, 1).
+        normalize: Divide by the weights that agree.
+        lambda_: Scale of the merged task vector; `lambda` in recipes.
+        rescale: Restore the L1 norm of each task vector.
+        scope: `tensor` or `row` (the last axis).
+        order: `remove_first` or `keep_first`.
+        overlap: `clip` or `error`.
+
+    Returns:
+        The merged tensor in the shape and format of the base.
+
+    Raises:
+        InputError: As `breadcrumbs`.
+
+    Differs:
+        See `BREADCRUMBS_TIES.differs`.
+
+    Source:
+        arXiv:2312.06795 with the election of arXiv:2306.01708, a combination of the community's.
+    """
+    deltas = _middles(models, base, density, gamma, rescale, scope, order, overlap)
+    weights = per_model(weight, len(models))
+    return combined(base, deltas, weight=weights, normalize=normalize, lambda_=lambda_, elect="sum")
+
+
+def _middles(
+    models: Sequence[Array],
+    base: Array,
+    density: Weights,
+    gamma: Weights,
+    rescale: bool,
+    scope: str,
+    order: str,
+    overlap: str,
+) -> list[Array]:
+    result: list[Array] = []
+    pairs = zip(per_model(density, len(models)), per_model(gamma, len(models)), strict=True)
+    for model, (kept, outliers) in zip(models, pairs, strict=True):
+        if order == "remove_first" and overlap == "error" and kept + outliers > 1:
+            raise InputError(
+                f"breadcrumbs: density + gamma must be at most 1, got {kept:g} + {outliers:g}",
+                "Lower one of them, or set overlap: clip to drop fewer outliers.",
+            )
+        delta = model - base
+        if kept >= 1 and order == "remove_first":
+            result.append(delta)
+            continue
+        rowwise = scope == "row" and delta.ndim >= 1
+        n = delta.shape[-1] if rowwise else math.prod(delta.shape)
+        count, top = int(kept * n), int(outliers * n)
+        if order == "keep_first":
+            start, stop = top, count
+        else:
+            start = min(top, n - count)  # fewer outliers go where density asks for their place
+            stop = start + count
+        result.append(rescaled(delta, trimmed_ranks(delta, start, stop, rowwise), rescale, max(kept, 1e-9)))
+    return result
+
+
+_DIFFERS = (
+    ARITHMETIC_DIFFERS,
+    "Counts are int(density n) and int(gamma n) by index, ties going to the lowest index; a tensor with fewer than "
+    "1/density entries keeps nothing, as in the official code and mergekit 0.1.5.",
+    "scope: tensor is the paper's definition and mergekit's; the official code masks along the last axis (scope: row).",
+    "Where density + gamma > 1, fewer outliers are dropped as in mergekit; semantics: paper refuses it.",
+    "At density 1 gamma has no effect, as in mergekit.",
+)
+_CITE = """@inproceedings{davari2024breadcrumbs,
+  title={Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks},
+  author={Davari, MohammadReza and Belilovsky, Eugene},
+  booktitle={ECCV},
+  year={2024},
+}"""
+_PAPER = {"paper": {"density": 0.15, "gamma": 0.006, "lambda": 0.3, "overlap": "error", "weight": 1.0}}
+_LAWS = frozenset({"permutation", "base", "scaling", "negation", "single"})
+
+BREADCRUMBS = Method(
+    name="breadcrumbs",
+    title="Model Breadcrumbs",
+    paper="arXiv:2312.06795",
+    summary="Drops both the noise and the outliers of each task vector: settings that carry over to many tasks.",
+    function=breadcrumbs,
+    params=BreadcrumbsParams,
+    base="required",
+    models=(1, None),
+    laws=_LAWS,
+    scope=lambda p: p["scope"],
+    presets=_PAPER,
+    ignored={"int8_mask": INT8_MASK},
+    differs=_DIFFERS,
+    cite=_CITE,
+)
+
+BREADCRUMBS_TIES = Method(
+    name="breadcrumbs_ties",
+    title="Model Breadcrumbs with TIES",
+    paper="arXiv:2312.06795",
+    summary="Breadcrumbs masks with TIES' sign election.",
+    function=breadcrumbs_ties,
+    params=BreadcrumbsParams,
+    base="required",
+    models=(1, None),
+    laws=_LAWS,
+    scope=lambda p: p["scope"],
+    presets=_PAPER,
+    ignored={"int8_mask": INT8_MASK},
+    differs=_DIFFERS,
+    cite=_CITE,
+)

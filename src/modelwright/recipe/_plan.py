@@ -1,0 +1,172 @@
+"""A plan: what will be read, computed and written, to the byte, before any of it happens."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from modelwright.checkpoint import Checkpoint, Part, Shard
+from modelwright.methods import Method
+from modelwright.recipe._schema import Recipe
+from modelwright.tensors import DType
+
+#: Where an input tensor ends up; each ends in exactly one.
+Fate = Literal[
+    "merged",  # went into a merged tensor
+    "copied",  # its bytes are in the output
+    "renamed",  # merged or copied under the name that `rename:` gives it
+    "compared",  # an integer buffer: the donor's is copied, differing values are recorded
+    "tied-alias",  # another name of an embedding, written once
+    "consumed",  # de-quantisation scales and the like
+    "dropped",  # because the recipe asked: outside the layer ranges, or `missing: skip`
+    "base",  # of the base model, in place of one that a model lacks: `missing: base`
+]
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor of a model: which model (index into `Plan.models`) and its name there."""
+
+    model: int
+    name: str
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the output.
+
+    Attributes:
+        name: Its name.
+        part: Prefix of the part it belongs to.
+        shape: Its shape.
+        dtype: The format it is written in.
+        inputs: The tensors of the models that are not the base, in order.
+        base: The base's tensor, or None.
+        action: `merge` calls the method; `copy` takes the bytes of the first input; `compare` does that and compares.
+        parameters: Values by name; per-model ones as tuples in the order of the inputs.
+    """
+
+    name: str
+    part: str
+    shape: tuple[int, ...]
+    dtype: DType
+    inputs: tuple[Input, ...]
+    base: Input | None
+    action: Literal["merge", "copy", "compare"]
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the output."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def sources(self) -> tuple[Input, ...]:
+        """Every tensor that is read for it."""
+        return (*self.inputs, self.base) if self.base else self.inputs
+
+
+@dataclass(frozen=True)
+class SideFile:
+    """A file beside the weights: copied from `source`, or written from `text`."""
+
+    name: str
+    source: Path | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge, ready to run.
+
+    Attributes:
+        recipe: What was asked, as resolved.
+        method: How tensors are merged.
+        models: Every checkpoint that is read.
+        donor: Index of the model that config, tokenizer and integer buffers come from.
+        base: Index of the base model, or None.
+        tensors: The output, in the order it is written.
+        parts: The parts of the output with their configurations.
+        fates: Where every input tensor ends up: (model, name) -> fate.
+        created: Output tensors without an input of that name, such as a head that is no longer tied.
+        files: Configuration, tokenizer and other files beside the weights.
+        notes: What the user should know; nothing that stops the merge.
+        facts: Differences between the inputs worth a look: licences, tokenizers, chat templates.
+        recipe_text: The recipe as it was written.
+    """
+
+    recipe: Recipe
+    method: Method
+    models: tuple[Checkpoint, ...]
+    donor: int
+    base: int | None
+    tensors: tuple[PlannedTensor, ...]
+    parts: tuple[Part, ...]
+    fates: Mapping[tuple[int, str], Fate]
+    created: tuple[str, ...]
+    files: tuple[SideFile, ...]
+    notes: tuple[str, ...]
+    facts: Mapping[str, Mapping[str, str]]
+    recipe_text: str
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes read in one pass."""
+        return sum(self.models[i.model][i.name].nbytes for tensor in self.tensors for i in tensor.sources)
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of tensor data written."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read: once, and once for every model-wide statistic."""
+        merged = next((tensor for tensor in self.tensors if tensor.action == "merge"), None)
+        return 1 + (len(self.method.rounds(merged.parameters)) if merged else 0)
+
+    def peak_bytes(self, threads: int) -> int:
+        """Estimate of the memory needed beyond the interpreter: the largest tensors that are in work at once.
+
+        Each holds its inputs as stored and as float32, and about as much again for masks and partial sums.
+        """
+        needs = sorted((self._work_bytes(tensor) for tensor in self.tensors), reverse=True)
+        return sum(needs[:threads])
+
+    def _work_bytes(self, tensor: PlannedTensor) -> int:
+        stored = sum(self.models[i.model][i.name].nbytes for i in tensor.sources)
+        return (
+            stored
+            + tensor.nbytes
+            + (tensor.size * 4 * (2 * len(tensor.sources) + 3) if tensor.action == "merge" else 0)
+        )
+
+    def accounting(self) -> dict[str, dict[str, int]]:
+        """For each model, how many of its tensors ended where."""
+        table: dict[str, Counter[str]] = {}
+        for (model, _), fate in self.fates.items():
+            table.setdefault(self.models[model].label, Counter())[fate] += 1
+        return {label: dict(sorted(counts.items())) for label, counts in table.items()}
+
+    def shards(self, limit: int) -> dict[str, list[Shard]]:
+        """The weight files of each part, laid out to the byte."""
+        from modelwright.checkpoint import lay_out
+
+        metadata = {"format": "pt"} | {k: v for k, v in self.models[self.donor].metadata.items() if k != "format"}
+        result: dict[str, list[Shard]] = {}
+        for part in self.parts:
+            mine = [t for t in self.tensors if t.part == part.prefix]
+            entries = [(t.name.removeprefix(part.prefix), t.dtype, t.shape) for t in mine]
+            result[part.prefix] = lay_out(
+                entries, part.stem, limit, {k: v for k, v in metadata.items() if len(v) < 4096}
+            )
+        return result

@@ -1,0 +1,169 @@
+"""The recipe's schema: the community's keys and ours, every other key refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from modelwright.errors import InputError, Problem, did_you_mean
+from modelwright.recipe._yaml import Lines
+
+Settings = dict[str, Any]
+FloatName = Literal["float64", "float32", "float16", "bfloat16"]
+Semantics = Literal["community", "paper"]
+Missing = Literal["error", "base", "skip"]
+
+
+def _reference(value: Any) -> Any:
+    """`{model: {path, revision}, lora: ...}` as the text `path@revision+lora`."""
+    if not isinstance(value, dict):
+        return value
+    entry: dict[str, Any] = dict(value)  # type: ignore[reportUnknownArgumentType]
+    if "path" in entry and set(entry) <= {"path", "revision"}:
+        return f"{entry['path']}@{entry['revision']}" if entry.get("revision") else str(entry["path"])
+    if "model" in entry and set(entry) <= {"model", "lora", "override_architecture"}:
+        model, lora = _reference(entry["model"]), _reference(entry.get("lora"))
+        return f"{model}+{lora}" if lora else model
+    return entry  # type: ignore[reportUnknownVariableType]
+
+
+def _dtype_name(value: Any) -> Any:
+    return value.removeprefix("torch.") if isinstance(value, str) else value
+
+
+Reference = Annotated[str, BeforeValidator(_reference), Field(min_length=1)]
+DTypeName = Annotated[FloatName, BeforeValidator(_dtype_name)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class InputModel(_Strict):
+    """One model of a merge."""
+
+    model: Reference
+    parameters: Settings = Field(default_factory=dict)
+    rename: dict[str, str] = Field(default_factory=dict)
+
+
+class InputSlice(_Strict):
+    """A range of layers [a, b) of one model."""
+
+    model: Reference
+    layer_range: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+    parameters: Settings = Field(default_factory=dict)
+    rename: dict[str, str] = Field(default_factory=dict)
+
+
+class OutputSlice(_Strict):
+    """Layers of the output, merged from equally long ranges of its sources."""
+
+    sources: Annotated[list[InputSlice], Field(min_length=1)]
+    base_model: Reference | None = None
+    residual_weight: float | None = None
+    parameters: Settings = Field(default_factory=dict)
+
+
+class Module(_Strict):
+    """One tower of a model with several."""
+
+    models: Annotated[list[InputModel], Field(min_length=1)] | None = None
+    slices: Annotated[list[OutputSlice], Field(min_length=1)] | None = None
+    parameters: Settings = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Module:
+        if (self.models is None) == (self.slices is None):
+            raise ValueError("exactly one of models and slices must stand here")
+        return self
+
+
+class TokenizerSettings(_Strict):
+    """How vocabularies come together."""
+
+    source: Reference = "union"
+    tokens: dict[str, Any] | None = None
+    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
+
+
+class Recipe(_Strict):
+    """A merge: the community's schema, with `kind`, `semantics`, `missing`, `seed`, `rename` and `steps` on top."""
+
+    kind: Literal["merge"] = "merge"
+    name: str | None = None
+    merge_method: str = ""
+    base_model: Reference | None = None
+    models: Annotated[list[InputModel], Field(min_length=1)] | None = None
+    slices: Annotated[list[OutputSlice], Field(min_length=1)] | None = None
+    modules: Annotated[dict[str, Module], Field(min_length=1)] | None = None
+    parameters: Settings = Field(default_factory=dict)
+    dtype: DTypeName | None = None
+    out_dtype: DTypeName | None = None
+    tokenizer_source: Reference | None = None
+    tokenizer: TokenizerSettings | None = None
+    chat_template: str | None = None
+    semantics: Semantics = "community"
+    missing: Missing = "error"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    steps: Annotated[list[Recipe], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Recipe:
+        given = [key for key in ("models", "slices", "modules") if getattr(self, key) is not None]
+        if self.steps is not None:
+            extra = [*given, *(key for key in ("merge_method", "base_model") if getattr(self, key))]
+            if extra:
+                raise ValueError(f"beside steps there must be no {', '.join(extra)}: they belong to a step")
+            names = [step.name for step in self.steps]
+            if None in names or len(set(names)) != len(names) or any(step.steps for step in self.steps):
+                raise ValueError("every step needs a name of its own, and no steps inside")
+            return self
+        if not self.merge_method:
+            raise ValueError("merge_method is missing")
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"exactly one of models, slices and modules must stand here, found {found}")
+        if self.tokenizer is not None and self.tokenizer_source is not None:
+            raise ValueError("tokenizer and tokenizer_source say the same thing: keep one of them")
+        return self
+
+
+def parse(data: Any, lines: Lines) -> Recipe:
+    """A recipe from what YAML or Python says.
+
+    Raises:
+        InputError: Everything that is wrong with its structure, each with its line.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(Problem(f"a recipe is a mapping of keys, got {type(data).__name__}", where=lines.file))
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError([_problem(entry, lines) for entry in error.errors()]) from None
+
+
+_TYPES: dict[str, type[BaseModel]] = {
+    "models": InputModel, "slices": OutputSlice, "sources": InputSlice, "modules": Module, "steps": Recipe,
+    "tokenizer": TokenizerSettings,
+}  # fmt: skip
+
+
+def _problem(entry: Any, lines: Lines) -> Problem:
+    path = tuple(entry["loc"])
+    where = lines.where(path)
+    dotted = ".".join(str(part) for part in path)
+    kind = entry["type"]
+    if kind == "extra_forbidden":
+        owner = next((_TYPES[part] for part in reversed(path[:-1]) if part in _TYPES), Recipe)
+        return Problem(f"unknown key '{dotted}'", did_you_mean(str(path[-1]), owner.model_fields), where)
+    if kind == "missing":
+        return Problem(f"the key '{dotted}' is missing", where=where)
+    if kind == "value_error":
+        return Problem(f"{dotted + ': ' if dotted else ''}{entry['ctx']['error']}", where=where)
+    shown = repr(entry["input"])
+    shown = shown if len(shown) < 80 else shown[:77] + "..."
+    message = entry["msg"][:1].lower() + entry["msg"][1:]
+    return Problem(f"'{dotted}': {message}, got {shown}", where=where)

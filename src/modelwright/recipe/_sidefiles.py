@@ -1,0 +1,158 @@
+"""What lies beside the weights: configuration, tokenizer, processors, custom code, and what of it must change."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelwright.architectures import resize_config
+from modelwright.checkpoint import Checkpoint, Part, read_json
+from modelwright.recipe._plan import SideFile
+from modelwright.recipe._tokenizers import chosen_template, fingerprint, own_template, tokenizer_donor
+from modelwright.recipe._yaml import Path as YamlPath
+
+if TYPE_CHECKING:
+    from modelwright.recipe._resolve import Context
+
+_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".vocab", ".bpe"}
+_TOKENIZER = re.compile(
+    r"^(tokenizer.*|special_tokens_map\.json|added_tokens\.json|merges\.txt|vocab\..*|spiece\.model|.*\.tiktoken|"
+    r"sentencepiece.*|chat_template.*|bpe\.codes)$"
+)
+#: Left by training or by a former merge; they would be untrue of the result.
+_STALE = re.compile(
+    r"^(manifest\.json|trainer_state\.json|train(ing)?_(results|args).*|all_results\.json|eval_results\.json|"
+    r"adapter_config\.json|.*\.index\.json|recipe\.yml|mergekit_config\.yml|.*_loss_log.*)$"
+)
+
+
+@dataclass(frozen=True)
+class Resized:
+    """A stack that was rebuilt from slices: per slice the model and its range of layers."""
+
+    stack: str
+    count: int
+    ranges: tuple[tuple[int, tuple[int, int]], ...]
+    path: YamlPath
+
+
+def side_files(
+    context: Context, donor: int
+) -> tuple[tuple[SideFile, ...], tuple[Part, ...], dict[str, dict[str, str]]]:
+    """Files beside the weights, the parts with their new configurations, and differences worth a look."""
+    model = context.models[donor]
+    parts = tuple(_with_config(context, donor, part) for part in model.parts)
+    files: dict[str, SideFile] = {}
+    if model.path is not None and model.path.is_dir():
+        files = {name: SideFile(name, source=path) for name, path in _copied(model.path, parts).items()}
+        other = context.models[tokenizer_donor(context, donor)]
+        if other is not model and other.path is not None and other.path.is_dir():
+            files = {name: file for name, file in files.items() if not _TOKENIZER.match(name)}
+            files |= {n: SideFile(n, source=p) for n, p in _copied(other.path, parts).items() if _TOKENIZER.match(n)}
+    for part, before in zip(parts, model.parts, strict=True):
+        if part.config is not None:
+            name = f"{part.prefix}config.json"
+            if part.config != before.config or name not in files or _differs(files[name].source, part.config):
+                files[name] = SideFile(name, text=_json(part.config))
+    template = chosen_template(context)
+    if template is not None:
+        _set_template(files, template)
+    return tuple(files[name] for name in sorted(files)), parts, _facts(context)
+
+
+def _copied(folder: Path, parts: tuple[Part, ...]) -> dict[str, Path]:
+    """Name in the output -> file, of everything that belongs to a model but is not weights."""
+    found: dict[str, Path] = {}
+    multi = len(parts) > 1 or (folder / "model_index.json").exists() or (folder / "modules.json").exists()
+    for path in sorted(folder.rglob("*") if multi else folder.iterdir()):
+        relative = path.relative_to(folder)
+        if not path.is_file() or any(piece.startswith(".") for piece in relative.parts) or len(relative.parts) > 3:
+            continue
+        legal = path.stem.upper() in ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
+        if (path.suffix in _SUFFIXES or legal) and not _STALE.match(path.name):
+            found[relative.as_posix()] = path
+    return found
+
+
+def _differs(source: Path | None, config: Mapping[str, Any]) -> bool:
+    return source is None or read_json(source) != config
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _with_config(context: Context, donor: int, part: Part) -> Part:
+    """The part with a configuration that is true of the output."""
+    if part.config is None:
+        return part
+    config: dict[str, Any] = dict(part.config)
+    for resized in context.resized:
+        sources = [(context.models[model].config or {}, first, last) for model, (first, last) in resized.ranges]
+        config, found = resize_config(config, resized.stack, sources, resized.count)
+        total = sum(last - first for _, first, last in sources)
+        if not found and total != resized.count:
+            context.note(
+                f"config.json has no key for the {resized.count} layers of '{resized.stack}': set it to {total}"
+            )
+    if context.untied:
+        config["tie_word_embeddings"] = False
+    floats = Counter[str]()
+    for tensor in context.tensors:
+        if tensor.part == part.prefix and tensor.dtype.floating:
+            floats[tensor.dtype.name] += tensor.size
+    if floats:
+        _set_dtype(config, floats.most_common(1)[0][0])
+    return replace(part, config=config)
+
+
+def _set_dtype(config: dict[str, Any], name: str) -> None:
+    """Whichever key the file uses, there and in the configurations of its towers."""
+    for key in ("dtype", "torch_dtype"):
+        if isinstance(config.get(key), str):
+            config[key] = name
+    for key, value in config.items():
+        if key.endswith("_config") and isinstance(value, dict):
+            inner: dict[str, Any] = dict(value)  # type: ignore[reportUnknownArgumentType]
+            _set_dtype(inner, name)
+            config[key] = inner
+
+
+def _set_template(files: dict[str, SideFile], template: str) -> None:
+    files["chat_template.jinja"] = SideFile("chat_template.jinja", text=template)
+    entry = files.get("tokenizer_config.json")
+    settings = read_json(entry.source) if entry and entry.source else None
+    if settings is not None and "chat_template" in settings:
+        settings["chat_template"] = template
+        files["tokenizer_config.json"] = SideFile("tokenizer_config.json", text=_json(settings))
+
+
+def licence(model: Checkpoint) -> str | None:
+    """What the model card says of its licence."""
+    if model.path is None or not model.path.is_dir():
+        return None
+    card = model.path / "README.md"
+    if card.is_file():
+        match = re.match(r"^---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        found = re.search(r"^licen[sc]e:\s*['\"]?([\w.+-]+)", match[1], re.MULTILINE) if match else None
+        if found:
+            return found[1]
+    return None
+
+
+def _facts(context: Context) -> dict[str, dict[str, str]]:
+    """Licence, tokenizer and chat template of each model, where they are not all the same."""
+    table: dict[str, dict[str, str]] = {"licence": {}, "tokenizer": {}, "chat template": {}}
+    for model in context.models:
+        table["licence"][model.label] = licence(model) or "not stated"
+        table["tokenizer"][model.label] = fingerprint(model) or "none"
+        template = own_template(model)
+        table["chat template"][model.label] = (
+            f"{len(template)} characters: {template.strip()[:40]!r}" if template else "none"
+        )
+    return {what: values for what, values in table.items() if len(set(values.values())) > 1}

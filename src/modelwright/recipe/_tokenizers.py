@@ -1,0 +1,110 @@
+"""Tokenizers: which model's is used, and refusal of what would garble a vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelwright.checkpoint import Checkpoint, read_json
+
+if TYPE_CHECKING:
+    from modelwright.recipe._resolve import Context
+
+_PLAIN_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model")
+_LATER = "Different vocabularies cannot be brought together yet: give the models one tokenizer first."
+#: Prompt formats by the name the community uses.
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def fingerprint(model: Checkpoint) -> str | None:
+    """A short hash of a model's vocabulary and merges; None for a model without a tokenizer."""
+    folder = model.path
+    if folder is None or not folder.is_dir():
+        return None
+    table = read_json(folder / "tokenizer.json")
+    if table is not None:
+        inner: Any = table.get("model") or {}
+        added: Any = table.get("added_tokens") or []
+        tokens = sorted((entry.get("id"), entry.get("content")) for entry in added)
+        content = json.dumps([inner.get("vocab"), inner.get("merges"), tokens], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+    found = [folder / name for name in _PLAIN_FILES if (folder / name).is_file()]
+    if not found:
+        return None
+    return hashlib.sha256(b"".join(file.read_bytes() for file in found)).hexdigest()[:12]
+
+
+def check_tokenizers(context: Context, donor: int) -> None:
+    """Accept tokenizer settings where all vocabularies are one; refuse them where they are not."""
+    recipe = context.recipe
+    prints = {model.label: fingerprint(model) for model in context.models}
+    known = {value for value in prints.values() if value}
+    asked = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
+    path = ("tokenizer",) if recipe.tokenizer else ("tokenizer_source",)
+    if asked is None:
+        if len(known) > 1:
+            context.note(f"the models' tokenizers differ; {context.models[donor].label}'s is copied")
+        return
+    if asked not in ("union", "base", *context.labels):
+        context.wrong(f"tokenizer source '{asked}' is not base, union or a model of this recipe", path=path)
+    if asked == "base" and recipe.base_model is None:
+        context.wrong("tokenizer source base needs base_model", path=path)
+    if len(known) > 1 or (known and None in prints.values()):
+        shown = ", ".join(f"{label} ({value or 'none'})" for label, value in prints.items())
+        context.wrong(f"the models' tokenizers differ: {shown}", _LATER, path)
+    if recipe.tokenizer and recipe.tokenizer.tokens:
+        context.wrong("tokenizer.tokens moves embedding rows, which cannot be done yet", _LATER, (*path, "tokens"))
+    if recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of:
+        context.wrong(
+            "tokenizer.pad_to_multiple_of resizes embeddings, which cannot be done yet",
+            "Leave it out: the padding of the inputs is kept.",
+            (*path, "pad_to_multiple_of"),
+        )
+
+
+def tokenizer_donor(context: Context, donor: int) -> int:
+    """The model whose tokenizer files are copied."""
+    recipe = context.recipe
+    asked = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
+    return context.labels.get(asked, donor) if asked else donor
+
+
+def own_template(model: Checkpoint) -> str | None:
+    """The chat template that a model's folder holds."""
+    if model.path is None or not model.path.is_dir():
+        return None
+    file = model.path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    value: Any = (read_json(model.path / "tokenizer_config.json") or {}).get("chat_template")
+    if isinstance(value, list):
+        value = next((entry.get("template") for entry in value if entry.get("name") == "default"), None)  # type: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return value if isinstance(value, str) else None
+
+
+def chosen_template(context: Context) -> str | None:
+    """The chat template that the recipe asks for: a name, `auto` (the most frequent of the inputs) or Jinja text."""
+    asked = context.recipe.chat_template
+    if not asked:
+        return None
+    if asked == "auto":
+        found = [text.strip() for model in context.models if (text := own_template(model))]
+        if not found:
+            context.note("chat_template: auto found no template among the models")
+            return None
+        return Counter(found).most_common(1)[0][0]  # of equally frequent ones the first listed
+    file = TEMPLATES / f"{asked}.jinja"
+    if asked.isidentifier() and file.is_file():
+        return file.read_text(encoding="utf-8")
+    if len(asked) < 20 or "{" not in asked:
+        names = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+        context.wrong(
+            f"chat_template '{asked}' is neither auto, a known name nor Jinja text",
+            f"Known: {', '.join(names)}.",
+            ("chat_template",),
+        )
+        return None
+    return asked

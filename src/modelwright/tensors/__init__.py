@@ -1,0 +1,15 @@
+"""Dtype rules, keyed noise, order statistics and geometry: mathematics that knows neither names nor files."""
+
+from modelwright.tensors._arrays import (
+    Array as Array,
+    all_finite as all_finite,
+    is_numpy as is_numpy,
+    namespace as namespace,
+    narrow as narrow,
+    to_numpy as to_numpy,
+    widen as widen,
+)
+from modelwright.tensors._dtypes import DTYPES as DTYPES, DType as DType, dtype as dtype, promote as promote
+from modelwright.tensors._geometry import dot as dot, norm as norm, row_dot as row_dot, row_norm as row_norm
+from modelwright.tensors._noise import NoiseKey as NoiseKey, uniform as uniform
+from modelwright.tensors._order import keep_above as keep_above, keep_ranks as keep_ranks
