@@ -109,7 +109,7 @@ def _heat(axes: Axes, values: Array, opposed: Array, names: Sequence[str], form:
     axes.tick_params(length=0)
 
 
-def samples(result: DemoResult, count: int = 5) -> Mapping[str, str]:
+def samples(result: DemoResult, count: int = 4) -> Mapping[str, str]:
     """For each task the same few test images side by side, as a PNG in a data URI."""
     from matplotlib.image import imsave
 

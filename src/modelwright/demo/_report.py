@@ -47,7 +47,7 @@ def page(result: DemoResult) -> str:
 
 def _tasks(samples: Mapping[str, str]) -> str:
     return "\n".join(
-        f'<figure><img src="{image}" alt="Five test digits, {MEANING[task]}">'
+        f'<figure><img src="{image}" alt="Four test digits, {MEANING[task]}">'
         f"<figcaption><b>{escape(task)}</b> {escape(MEANING[task])}</figcaption></figure>"
         for task, image in samples.items()
     )
@@ -70,7 +70,7 @@ def _findings(result: DemoResult) -> Iterable[str]:
         f"experts' size that gets <b>{_percent(best.mean)} %</b> on the test images. {_versus(result, 'linear')}"
     )
     yield (
-        f"Asking all {count} experts and averaging their probabilities costs {count} times as much per image and gets "
+        f"Asking all experts and averaging their probabilities costs {count} times as much for each image and gets "
         f"{_percent(result.row('ensemble').mean)} %. {_versus(result, 'ensemble')}"
     )
     yield (
@@ -85,12 +85,11 @@ def _versus(result: DemoResult, other: str) -> str:
     if name == other:
         return ""
     value, margin = _scores.difference(result.hits[name], result.hits[other])
-    direction = "above" if value > 0 else "below"
-    verdict = "" if abs(value) > margin else ", which these images do not decide"
+    verdict = "" if abs(value) > margin else "; too close to call on these images"
     return (
-        f"That is {100 * abs(value):.1f} points {direction} {escape(other)} "
-        f"(95 % interval {100 * (value - margin):+.1f} to {100 * (value + margin):+.1f}{verdict})."
-    ).replace("-", "−")
+        f"That is {_signed(value)} points against {escape(other)} "
+        f"(95 % interval {_signed(value - margin)} to {_signed(value + margin)}{verdict})."
+    )
 
 
 def _rows(result: DemoResult) -> Iterable[str]:
@@ -145,15 +144,20 @@ def _conflict(result: DemoResult) -> str:
 def _recipes(result: DemoResult) -> Iterable[str]:
     for row in result.of("merge"):
         recipe = result.recipes[row.name]
-        settings = {**recipe.parameters} | ({} if row.scale is None else {"λ": row.scale})
+        settings = {**recipe.parameters, **({} if row.scale is None else {"λ": row.scale})}
         shown = ", ".join(f"{name} {value:g}" for name, value in settings.items()) or "defaults"
         if recipe.slices:
             shown = " + ".join(f"{model} {start}–{stop - 1}" for model, start, stop in recipe.slices)
+        paper = f' <span class="note">{escape(recipe.method.paper)}</span>' if recipe.method.paper else ""
         yield (
-            f'<tr><th scope="row">{escape(row.name)}</th><td class="words">{escape(recipe.method.summary)}</td>'
-            f'<td class="words">{escape(recipe.method.paper)}</td><td>{row.experts}</td><td>{escape(shown)}</td></tr>'
+            f'<tr><th scope="row">{escape(row.name)}</th><td class="words">{escape(recipe.method.summary)}{paper}</td>'
+            f"<td>{row.experts}</td><td>{escape(shown)}</td></tr>"
         )
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")

@@ -53,7 +53,7 @@ def _table(result: DemoResult) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
     for heading in (*result.tasks.transforms, "mean", "norm", "s", "MB"):
         table.add_column(heading, justify="right", no_wrap=True)

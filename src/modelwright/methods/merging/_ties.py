@@ -238,14 +238,14 @@ def _find_majority(total: Any, p: Mapping[str, Any], facts: Mapping[str, Any]) -
 def rounds(p: Mapping[str, Any]) -> Sequence[Round]:
     """The passes over the whole model that these parameters need."""
     result: list[Round] = []
-    one = ("scope", "count", "density", "zero_sign", "sign_method")
+    counted = ("scope", "count", "density")
     if p["scope"] == "model" and any(density < 1 for density in p["density"]):
-        result.append(Round("threshold, upper bits", _count_upper, _find_upper, one))
-        result.append(Round("threshold, lower bits", _count_lower, _find_threshold, one))
+        result.append(Round("threshold, upper bits", _count_upper, _find_upper, counted))
+        result.append(Round("threshold, lower bits", _count_lower, _find_threshold, counted))
         if p["count"] == "exact":
-            result.append(Round("ties at the threshold", _count_ties, _deal_ties, one, fold="list"))
+            result.append(Round("ties at the threshold", _count_ties, _deal_ties, counted, fold="list"))
     if p["zero_sign"] == "majority":
-        result.append(Round("majority sign", _count_signs, _find_majority, one))
+        result.append(Round("majority sign", _count_signs, _find_majority, ("zero_sign",)))
     return result
 
 

@@ -1,0 +1,15 @@
+"""The command line: parse, call, render. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of `modelwright` and `mw`.
+
+    Exit codes: 0 done, 1 failed, 2 wrong input, 3 a gate did not pass, 130 interrupted.
+    """
+    from modelwright.cli._app import run
+
+    sys.exit(run(sys.argv[1:]))

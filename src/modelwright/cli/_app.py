@@ -1,0 +1,171 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="mw",
+    help="Build models out of models: merge checkpoints from a recipe, checked before a byte is read.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value or method parameter; repeatable."),
+]
+Plugin = Annotated[
+    list[Path], typer.Option("--plugin", metavar="FILE.py", help="Python file that defines methods; repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Base = Annotated[str | None, typer.Option("--base", metavar="MODEL", help="The model the others were tuned from.")]
+MethodName = Annotated[
+    str | None, typer.Option("--method", metavar="NAME", help="Merge these models with this method.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random methods.  [default: 0]")]
+Threads = Annotated[int, typer.Option("--threads", "-j", min=0, help="Tensors in work at once; 0 for all cores.")]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="RECIPE | MODEL..", help="A recipe file, or models with --method.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"modelwright {version('modelwright')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+) -> None:
+    if debug:
+        os.environ["MODELWRIGHT_DEBUG"] = "1"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")] = Path("demo"),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of training and of random methods.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train small experts on digits, merge them with every method, and compare. Offline, in about a minute."""
+    from modelwright.demo import run as run_demo
+
+    run_demo(out, seed=seed, quiet=quiet)
+
+
+@app.command()
+def check(
+    inputs: Inputs,
+    method: MethodName = None,
+    base: Base = None,
+    sets: Set = [],  # noqa: B006  # typer copies it
+    seed: Seed = None,
+    threads: Threads = 0,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read headers only, and print the plan of a merge or everything that is wrong with it."""
+    from modelwright.cli._merge import job_of, show_check
+
+    show_check(job_of(inputs, method, base, sets, seed, plugin), threads=threads, json=json, quiet=quiet)
+
+
+@app.command()
+def merge(
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    method: MethodName = None,
+    base: Base = None,
+    sets: Set = [],  # noqa: B006
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made by modelwright.")] = False,
+    seed: Seed = None,
+    threads: Threads = 0,
+    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, mps, xpu.")] = "cpu",
+    shard_size: Annotated[
+        str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")
+    ] = "5GB",
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge models by a recipe, or directly: mw merge A B --method ties --base X --set density=0.5 -o OUT."""
+    from modelwright.cli._merge import job_of, run_merge, size_of
+
+    job = job_of(inputs, method, base, sets, seed, plugin)
+    options: dict[str, Any] = {"overwrite": overwrite, "threads": threads, "device": device}
+    run_merge(job, out, options | {"shard_bytes": size_of(shard_size)}, json=json, quiet=quiet)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    cite: Annotated[bool, typer.Option("--cite", help="Print BibTeX entries.")] = False,
+) -> None:
+    """List the merging methods, or show one with its parameters."""
+    from modelwright.cli._methods import show_methods
+
+    show_methods(name, plugin, json=json, cite=cite)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; errors go to stderr without traceback unless --debug."""
+    debug = "--debug" in arguments or bool(os.environ.get("MODELWRIGHT_DEBUG"))
+    try:
+        code = app(list(arguments), standalone_mode=False, prog_name="mw")
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return _say("interrupted; nothing was kept", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error; typer has its own copy of click
+            error.show()
+            return 2
+        if debug:
+            raise
+        return _failed(error)
+    return code if isinstance(code, int) else 0
+
+
+def _failed(error: Exception) -> int:
+    from modelwright.errors import InputError, RunError
+
+    if isinstance(error, InputError):
+        count = len(error.problems)
+        if count > 1:
+            sys.stderr.write(f"error: {count} problems, nothing was written\n")
+        for problem in error.problems:
+            sys.stderr.write(f"{'  - ' if count > 1 else 'error: '}{problem}\n")
+        return 2
+    if isinstance(error, RunError):
+        return _say(str(error), 1)
+    if isinstance(error, MemoryError):
+        return _say("out of memory; --threads 1 needs least", 1)
+    return _say(f"{type(error).__name__}: {error}\nThis is not expected. Run again with --debug for a traceback.", 1)
+
+
+def _say(text: str, code: int) -> int:
+    sys.stderr.write(f"error: {text}\n")
+    return code

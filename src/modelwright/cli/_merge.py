@@ -1,0 +1,195 @@
+"""`mw check` and `mw merge`."""
+
+from __future__ import annotations
+
+import json as json_module
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from modelwright.api import Job, direct_recipe, registry
+from modelwright.engine import Options, Result
+from modelwright.errors import InputError
+from modelwright.recipe import Plan, override
+
+_JSON_VERSION = 1
+
+
+def job_of(
+    inputs: Sequence[str],
+    method: str | None,
+    base: str | None,
+    sets: Sequence[str],
+    seed: int | None,
+    plugins: Sequence[Path],
+) -> Job:
+    """What the positional arguments and options ask for."""
+    known = registry(plugins)
+    sets = [*sets, f"seed={seed}"] if seed is not None else list(sets)
+    if method is None:
+        if len(inputs) != 1:
+            raise InputError(f"{len(inputs)} models need --method, or give one recipe file", "See mw methods.")
+        if base is not None:
+            raise InputError("--base goes with --method", "In a recipe write base_model, or use --set base_model=PATH.")
+        if Path(inputs[0]).is_dir():
+            raise InputError(f"'{inputs[0]}' is a folder, not a recipe", "Give a YAML file, or models with --method.")
+        return Job.from_recipe(inputs[0], sets, known)
+    data, _ = direct_recipe(list(inputs), method, base, {}, known)
+    for entry in sets:
+        override(data, entry, known)
+    return Job.from_recipe(data, [], known)
+
+
+def size_of(text: str) -> int:
+    """Bytes of `5GB`, `500MB`, `1GiB` or a plain number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise InputError(f"--shard-size must be a size such as 5GB or 500MB, got '{text}'")
+    step = 1024 if match[3] else 1000
+    return max(1, int(float(match[1]) * step ** " KMGT".index(match[2].upper() or " ")))
+
+
+def show_check(job: Job, *, threads: int, json: bool, quiet: bool) -> None:
+    """Print the plan of every stage."""
+    plans = job.plans()
+    workers = Options(threads=threads).workers
+    if json:
+        stages = [_plan_json(stage.name, plan, workers) for stage, plan in zip(job.stages, plans, strict=True)]
+        print(json_module.dumps({"version": _JSON_VERSION, "ok": True, "stages": stages}, indent=2))  # noqa: T201
+    elif not quiet:
+        console = Console()
+        for stage, plan in zip(job.stages, plans, strict=True):
+            _render(console, stage.name, plan, workers)
+
+
+def _plan_json(name: str, plan: Plan, threads: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "method": plan.method.name,
+        "models": [model.label for model in plan.models],
+        "donor": plan.models[plan.donor].label,
+        "tensors": len(plan.tensors),
+        "accounting": plan.accounting(),
+        "created": list(plan.created),
+        "bytes_read": plan.bytes_in * plan.passes,
+        "passes": plan.passes,
+        "bytes_written": plan.bytes_out,
+        "peak_bytes": plan.peak_bytes(threads),
+        "differences": plan.facts,
+        "notes": list(plan.notes),
+    }
+
+
+def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
+    heading = f"{plan.method.title} of {len(plan.models)} checkpoints" + (f"  (step {name})" if name else "")
+    console.print(f"\n[bold]{heading}[/bold]")
+    fates = sorted({fate for counts in plan.accounting().values() for fate in counts})
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("checkpoint")
+    table.add_column("role")
+    for fate in fates:
+        table.add_column(fate, justify="right")
+    table.add_column("size", justify="right")
+    for index, model in enumerate(plan.models):
+        counts = plan.accounting().get(model.label, {})
+        roles = [word for word, is_it in (("base", index == plan.base), ("donor", index == plan.donor)) if is_it]
+        table.add_row(
+            model.label, ", ".join(roles), *(str(counts.get(fate, "")) for fate in fates), size_text(model.nbytes)
+        )
+    console.print(table)
+    again = f" in {plan.passes} passes" if plan.passes > 1 else ""
+    free = shutil.disk_usage(".").free
+    formats = sorted({t.dtype.name for t in plan.tensors if t.dtype.floating})
+    console.print(
+        f"output  {len(plan.tensors)} tensors, {sum(t.size for t in plan.tensors):,} elements, {', '.join(formats)}\n"
+        f"reads   {size_text(plan.bytes_in * plan.passes)}{again}\n"
+        f"writes  {size_text(plan.bytes_out)} (free here: {size_text(free)})\n"
+        f"memory  about {size_text(plan.peak_bytes(threads) + 100_000_000)} with {threads} threads",
+        highlight=False,
+    )
+    for what, values in plan.facts.items():
+        console.print(f"[yellow]{what} differs[/yellow]")
+        for label, value in values.items():
+            console.print(f"  {label}: {value}", highlight=False, markup=False)
+    for note in plan.notes:
+        console.print(f"note: {note}", style="dim", highlight=False, markup=False)
+
+
+def run_merge(job: Job, out: Path, options: Mapping[str, Any], *, json: bool, quiet: bool) -> None:
+    """Merge with a progress bar on stderr and a line about the result."""
+    started = time.time()
+    with _Bar(enabled=not quiet and not json) as bar:
+        result: Result = job.save(out, **options, progress=bar.update)
+    if json:
+        print(json_module.dumps(_result_json(result), indent=2))  # noqa: T201
+    elif not quiet:
+        console = Console()
+        for note in result.notes:
+            console.print(f"note: {note}", style="dim", highlight=False, markup=False)
+        seconds = time.time() - started
+        console.print(
+            f"merged into {result.out}: {size_text(result.bytes_out)} in {seconds:.1f} s "
+            f"({size_text((result.bytes_in + result.bytes_out) / max(seconds, 1e-3))}/s read and written)",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _result_json(result: Result) -> dict[str, Any]:
+    return {
+        "version": _JSON_VERSION,
+        "out": str(result.out),
+        "seconds": round(result.seconds, 3),
+        "bytes_read": result.bytes_in,
+        "bytes_written": result.bytes_out,
+        "notes": list(result.notes),
+    }
+
+
+def size_text(count: float) -> str:
+    """`1.5 GB`: bytes for people, in powers of ten as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+class _Bar:
+    """A progress bar with bytes per second and the time left; one line for each pass."""
+
+    def __init__(self, *, enabled: bool):
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=not enabled, transient=True)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._progress.stop()
+
+    def update(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` bytes are through."""
+        if what not in self._tasks or self._progress.tasks[self._tasks[what]].finished:
+            self._tasks[what] = self._progress.add_task(what, total=total)
+        self._progress.update(self._tasks[what], completed=done)
