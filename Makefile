@@ -35,7 +35,7 @@ types: install
 	$(BIN)/pyright
 
 bench: install
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.merge $(if $(PEER),--peer $(PEER))
 
 docs: install
 	$(BIN)/python docs/generate.py

@@ -1,19 +1,23 @@
-"""The library's front door: `open`, `merge`, `plan`."""
+"""The library's front door: `open`, `merge`, and `Job`, a recipe bound to its models."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points, version
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import xxhash
 
 from modelwright.checkpoint import Checkpoint, open as open_checkpoint
-from modelwright.engine import Options, Result, execute, lazy
-from modelwright.errors import InputError, did_you_mean
+from modelwright.engine import Options, Result, check_out, execute, lazy, settled
+from modelwright.errors import InputError, Problem, did_you_mean
 from modelwright.methods import METHODS, Method, Registry
 from modelwright.recipe import Plan, Stage, load_recipe, resolve
 
@@ -27,20 +31,28 @@ def registry(plugins: Sequence[str | Path] = ()) -> Registry:
         plugins: Python files; every `Method` at their top level is added.
 
     Raises:
-        InputError: A plugin is missing, holds no method, or reuses a name.
+        InputError: A plugin is missing, fails, holds no method, or reuses a name.
     """
     known = Registry(METHODS.values())
     for point in entry_points(group="modelwright.methods"):
-        method = point.load()
-        if not isinstance(method, Method):
-            raise InputError(
-                f"the entry point '{point.name}' is no Method", "It must name a modelwright.methods.Method."
-            )
-        known.add(method)
+        known.add(_installed(point))
     for plugin in plugins:
-        for method in _plugin_methods(Path(plugin)):
+        for method in _plugin_methods(Path(plugin).expanduser()):
             known.add(method)
     return known
+
+
+def _installed(point: EntryPoint) -> Method:
+    whose = f"the entry point '{point.name} = {point.value}'" + (f" of {point.dist.name}" if point.dist else "")
+    try:
+        method = point.load()
+    except Exception as error:  # whatever a foreign package raises
+        raise InputError(
+            f"{whose} cannot be loaded: {type(error).__name__}: {error}", "Mend or uninstall that package."
+        ) from error
+    if not isinstance(method, Method):
+        raise InputError(f"{whose} is a {type(method).__name__}", "It must name a modelwright.methods.Method.")
+    return method
 
 
 def _plugin_methods(path: Path) -> list[Method]:
@@ -50,7 +62,14 @@ def _plugin_methods(path: Path) -> list[Method]:
     if spec is None or spec.loader is None:
         raise InputError(f"the plugin '{path}' is no Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # where pydantic looks up the annotations of a plugin's Params
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own code raises
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        lines += [error.lineno] if isinstance(error, SyntaxError) else []
+        at = f"{path}:{lines[-1]}" if lines else str(path)
+        raise InputError(f"the plugin fails: {type(error).__name__}: {error}", where=at) from error
     found = [
         value for value in vars(module).values() if isinstance(value, Method) and METHODS.get(value.name) is not value
     ]
@@ -60,7 +79,7 @@ def _plugin_methods(path: Path) -> list[Method]:
 
 
 def merge(
-    models: str | Path | Mapping[str, Any] | Sequence[Any],
+    models: str | Path | Mapping[str, Any] | Iterable[Any],
     *,
     method: str | None = None,
     base: Any = None,
@@ -130,8 +149,9 @@ def direct_recipe(
     if method is None:
         raise InputError("merging a list of models needs method=", did_you_mean("", known))
     record = known.find(method)
-    if isinstance(models, str | Path | Mapping) or not isinstance(models, Sequence):
+    if isinstance(models, str | Path | Mapping) or not isinstance(models, Iterable):
         raise InputError(f"models must be a list of models, got {type(models).__name__}", "Write [a, b].")
+    models = list(models)  # type: ignore[reportUnknownArgumentType]
     if not models:
         raise InputError(f"{method} needs models, and the list is empty")
     objects: dict[str, Checkpoint] = {}
@@ -142,7 +162,7 @@ def direct_recipe(
             return str(model)
         if id(model) not in labels:
             opened = open_checkpoint(model, label=None)
-            label = fallback if opened.path is None or str(opened.path) in objects else str(opened.path)
+            label = fallback if opened.path is None or opened.label in objects else opened.label
             labels[id(model)] = label
             objects[label] = _labelled(opened, label)
         return labels[id(model)]
@@ -153,10 +173,15 @@ def direct_recipe(
         data["base_model"] = refer(base, "base")
     tuned = [entry for entry in entries if entry["model"] != data.get("base_model")]
     values = {name.removesuffix("_") if name == "lambda_" else name: value for name, value in parameters.items()}
+    unknown = [name for name in values if name not in record.fields and name not in record.ignored]
+    if unknown:  # a recipe of the community may carry parameters of other methods along; here there is no reason to
+        raise InputError([Problem(f"{method} has no parameter '{n}'", did_you_mean(n, record.fields)) for n in unknown])
     if "weight" in record.fields and record.fields["weight"].required:
         values.setdefault("weight", 1.0)
     for name, value in values.items():
         field = record.fields.get(name)
+        if isinstance(value, np.ndarray | np.generic):
+            value = value.tolist()
         if field is not None and field.per_model and isinstance(value, list | tuple):
             if len(value) != len(tuned):
                 raise InputError(
@@ -239,19 +264,30 @@ class Job:
         """
         choice = Options(**options)
         plans = self.plans()
+        out = settled(out)
+        check_out(plans[-1], out, choice)
+        if len(plans) == 1:
+            return execute(plans[0], out, choice)
+        folders = self._step_folders(out)
+        undone = [name for name, folder in folders.items() if not (folder / "manifest.json").is_file()]
+        beside = {stage.name: plan.bytes_out for stage, plan in zip(self.stages, plans, strict=True)}
+        check_out(plans[-1], out, choice, also=sum(beside[name] for name in undone))
         results: dict[str, Checkpoint] = {}
-        keys: dict[str, str] = {}
-        from modelwright.engine import check_out
+        for stage in self.stages[:-1]:
+            folder = folders[stage.name]
+            if stage.name in undone:
+                execute(self._plan(stage, results), folder, replace(choice, overwrite=False))
+            results[stage.name] = open_checkpoint(folder, label=stage.name)
+        result = execute(self._plan(self.stages[-1], results), out, choice)
+        kept = f"the results of the steps are kept in '{out}.steps' for the next run; delete it when you are content"
+        return replace(result, notes=(*result.notes, kept))
 
-        check_out(plans[-1], Path(out).expanduser(), choice)
+    def _step_folders(self, out: Path) -> dict[str, Path]:
+        """Where each step's result lies, or is to lie: named by what it depends on."""
+        keys: dict[str, str] = {}
         for stage in self.stages[:-1]:
             keys[stage.name] = self._key(stage, keys)
-            folder = Path(f"{out}.steps") / f"{stage.name}-{keys[stage.name][:12]}"
-            if not (folder / "manifest.json").is_file():
-                execute(self._plan(stage, results), folder, Options(**{**options, "overwrite": False}))
-            results[stage.name] = open_checkpoint(folder, label=stage.name)
-        plan = plans[-1] if len(plans) == 1 else self._plan(self.stages[-1], results)
-        return execute(plan, out, choice)
+        return {name: Path(f"{out}.steps") / f"{name}-{key[:12]}" for name, key in keys.items()}
 
     def _plan(self, stage: Stage, results: Mapping[str, Checkpoint]) -> Plan:
         return resolve(
@@ -267,7 +303,9 @@ class Job:
             if reference not in self._opened:
                 later = [stage.name for stage in self.stages if stage.name == reference]
                 if later:
-                    raise InputError(f"the step '{reference}' comes later", "A step can use the steps before it.")
+                    raise InputError(
+                        f"the step '{reference}' is not made before this one", "A step can use the steps above it."
+                    )
                 self._opened[reference] = open_checkpoint(reference, folder=self._folder)
             return self._opened[reference]
 
@@ -304,7 +342,7 @@ def _content(model: Checkpoint) -> str:
     digest = xxhash.xxh3_128()
     for name, ref in model.items():
         digest.update(f"{name} {ref.dtype.code} {ref.shape}\n".encode())
-        digest.update(ref.read().tobytes())
+        digest.update(np.ascontiguousarray(ref.read()).reshape(-1).view(np.uint8).data)
     if model.path is not None and model.path.is_dir():
         for path in sorted(model.path.rglob("*")):
             if path.is_file() and path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name != "manifest.json":

@@ -62,12 +62,12 @@ class RunError(RuntimeError):
     """The input was accepted, but the run failed (disk, memory, a result that is not finite). Exit code 1."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`Did you mean 'density'? ` for a near miss, and always the list of what is valid."""
+def did_you_mean(word: str, known: Iterable[str], most: int = 12) -> str:
+    """`Did you mean 'density'? ` for a near miss, and always the list of what is valid, up to `most`."""
     options = sorted(known)
     close = difflib.get_close_matches(str(word), options, n=1, cutoff=0.6)
     hint = f"Did you mean '{close[0]}'? " if close else ""
-    return f"{hint}Valid: {listing(options)}."
+    return f"{hint}Valid: {listing(options, most)}."
 
 
 def listing(items: Sequence[object] | Iterable[object], most: int = 12) -> str:

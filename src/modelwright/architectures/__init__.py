@@ -3,14 +3,24 @@
 No list of supported architectures: everything here is read from tensor names and falls back to something sensible.
 """
 
+from modelwright.architectures._buffers import is_computed as is_computed
 from modelwright.architectures._ends import comes_after_layers as comes_after_layers
-from modelwright.architectures._layers import Layout as Layout
-from modelwright.architectures._layers import Place as Place
-from modelwright.architectures._layers import renumbered as renumbered
-from modelwright.architectures._layers import resize_config as resize_config
+from modelwright.architectures._json import is_list as is_list, is_mapping as is_mapping, is_table as is_table
+from modelwright.architectures._layers import (
+    Layout as Layout,
+    Place as Place,
+    renumbered as renumbered,
+    resize_config as resize_config,
+)
 from modelwright.architectures._modules import module_of as module_of
-from modelwright.architectures._quantized import SCALE_SUFFIXES as SCALE_SUFFIXES
-from modelwright.architectures._quantized import unsupported_quantization as unsupported_quantization
-from modelwright.architectures._tied import tie_source as tie_source
-from modelwright.architectures._tied import ties_embeddings as ties_embeddings
-from modelwright.architectures._tied import vocabulary_tensor as vocabulary_tensor
+from modelwright.architectures._quantized import (
+    SCALE_SUFFIXES as SCALE_SUFFIXES,
+    quantization_settings as quantization_settings,
+    scale_names as scale_names,
+    unsupported_quantization as unsupported_quantization,
+)
+from modelwright.architectures._tied import (
+    tie_source as tie_source,
+    ties_embeddings as ties_embeddings,
+    vocabulary_tensor as vocabulary_tensor,
+)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modelwright.architectures._json import is_list, level
+
 #: Two numbers make one depth: `stages.1.blocks.2`, `layers.1.blocks.2`, `encoder.stages.0.layers.1`, `layer3.0`.
 _NESTED = (
     re.compile(r"^((?:.*[./])?stages?)\.(\d+)\.((?:blocks?|layers?)\.)(\d+)\.(.+)$"),
@@ -19,7 +21,7 @@ _CONTAINERS = (
     "layers|layer|h|blocks|block|stages|stage|resblocks|encoder_layers|decoder_layers|conv_layers|transformer_blocks|"
     "down_blocks|up_blocks|single_transformer_blocks|layer_groups|hidden_layers|groups|layer_module"
 )
-_NUMBERED = re.compile(rf"^((?:.*?[./])?(?:{_CONTAINERS}))\.(\d+)\.(.+)$")
+_NUMBERED = re.compile(rf"^((?:.*?[./])??(?:{_CONTAINERS}))\.(\d+)\.(.+)$")
 #: For models with none of these words, such as a bare nn.Sequential: the first number.
 _ANY_NUMBER = re.compile(r"^(?:(.*?)\.)?(\d+)\.(.+)$")
 
@@ -61,17 +63,37 @@ class Layout:
         for split in found.values():
             if split:
                 depths.setdefault(split[0], set()).add(split[1])
-        order = {stack: {depth: i for i, depth in enumerate(sorted(numbers))} for stack, numbers in depths.items()}
         self._places: dict[str, Place] = {}
+        self.stacks: dict[str, int] = {}
+        numbers = {stack: _numbers(stack, found) for stack, found in depths.items()}
         for name, split in found.items():
             if split:
                 stack, depth = split
-                self._places[name] = Place(stack, order[stack][depth], len(order[stack]), nested=len(depth) > 1)
-        self.stacks: dict[str, int] = {stack: len(numbers) for stack, numbers in order.items()}
+                count = len(set(numbers[stack].values()))
+                self._places[name] = Place(stack, numbers[stack][depth], count, any(len(d) > 1 for d in depths[stack]))
+                self.stacks[stack] = count
 
     def place(self, name: str) -> Place | None:
         """The layer a tensor belongs to; None for embeddings, heads and final norms."""
         return self._places.get(name)
+
+
+def _numbers(stack: str, depths: set[tuple[int, ...]]) -> dict[tuple[int, ...], int]:
+    """Depth -> position in the stack.
+
+    What belongs to a stage but to none of its layers (the down-sampling between stages) counts to its nearest layer:
+    the last one where stages are called `layers` (Swin down-samples at the end), else the first (ConvNeXt, at the start).
+    """
+    whole = sorted(depth for depth in depths if len(depth) > 1) or sorted(depths)
+    position = {depth: i for i, depth in enumerate(whole)}
+    for depth in depths - position.keys():
+        inside = [i for other, i in position.items() if other[0] == depth[0]]
+        after = [i for other, i in position.items() if other[0] > depth[0]]
+        nearest = (
+            (inside[-1] if stack.endswith("layers") else inside[0]) if inside else min(after, default=len(whole) - 1)
+        )
+        position[depth] = nearest
+    return position
 
 
 def _split(name: str, single: re.Pattern[str]) -> tuple[str, tuple[int, ...]] | None:
@@ -90,15 +112,25 @@ def renumbered(name: str, place: Place, number: int) -> str:
 
 
 _COUNT_KEYS = (
-    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "encoder_layers", "decoder_layers",
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "depth", "encoder_layers", "decoder_layers",
     "num_decoder_layers", "num_encoder_layers", "n_encoder_layers", "n_decoder_layers",
+)  # fmt: skip
+#: Lists with one entry a layer, by their keys.
+_PER_LAYER = re.compile("layer|block|type|pattern|_heads$|intermediate_size|ffn_multipliers")
+#: Lists of the numbers of some layers.
+_LAYER_INDICES = (
+    "mlp_only_layers", "cross_attention_layers", "moe_layers", "attn_layer_indices", "attention_layer_indices",
+    "full_attn_idxs", "global_attn_indexes",
 )  # fmt: skip
 _TEXT_LEVELS = ("text_config", "llm_config", "language_config", "decoder", "thinker_config")
 _VISION_LEVELS = ("vision_config", "vision_tower_config", "encoder")
 
+#: For each slice of the output the source's configuration, and its range of layers [a, b).
+_Sources = Sequence[tuple[Mapping[str, Any], int, int]]
+
 
 def resize_config(
-    config: Mapping[str, Any], stack: str, sources: Sequence[tuple[Mapping[str, Any], int, int]], old_count: int
+    config: Mapping[str, Any], stack: str, sources: _Sources, old_count: int
 ) -> tuple[dict[str, Any], bool]:
     """The configuration for a stack rebuilt from slices: the layer count, and every list with one entry a layer.
 
@@ -113,45 +145,51 @@ def resize_config(
     """
     result = copy.deepcopy(dict(config))
     new_count = sum(stop - start for _, start, stop in sources)
-    decoding = "decoder" in stack
     for path in _levels(stack):
-        level = _descend(result, path)
-        if not isinstance(level, dict):
-            continue
-        keys = [key for key in _COUNT_KEYS if level.get(key) == old_count]
-        if "encoder" in stack or decoding:
-            side = "decoder" if decoding else "encoder"
-            other = "encoder" if decoding else "decoder"
-            keys = [key for key in keys if side in key] or [key for key in keys if other not in key]
+        found: Any = level(result, *path)  # the dictionary inside `result`
+        keys = _count_keys(found, stack, old_count)
         if not keys:
             continue
-        for key in keys:
-            level[key] = new_count
-        for key, value in level.items():
-            if isinstance(value, list) and len(value) == old_count and re.search("layer|block|type|pattern", key):
-                level[key] = _joined(value, key, path, sources)
+        for key, value in list(found.items()):
+            if is_list(value) and key in _LAYER_INDICES:
+                found[key] = _joined_indices(value, key, path, sources)
+            elif is_list(value) and len(value) == old_count and _PER_LAYER.search(key):
+                found[key] = _joined(value, key, path, sources)
+            elif isinstance(value, str) and len(value) == old_count and "pattern" in key:  # one letter a layer
+                found[key] = "".join(_joined(list(value), key, path, sources))
+        found.update(dict.fromkeys(keys, new_count))
         return result, True
     return result, False
 
 
+def _count_keys(config: Mapping[str, Any], stack: str, count: int) -> list[str]:
+    """The keys that hold the number of layers of this stack; of encoder-decoders only the ones of its side."""
+    keys = [key for key in _COUNT_KEYS if config.get(key) == count]
+    if "encoder" not in stack and "decoder" not in stack:
+        return keys
+    side, other = ("decoder", "encoder") if "decoder" in stack else ("encoder", "decoder")
+    return [key for key in keys if side in key] or [key for key in keys if other not in key]
+
+
 def _levels(stack: str) -> list[tuple[str, ...]]:
     if re.search("vision|visual|image|vit", stack):
-        return [(level,) for level in _VISION_LEVELS] + [()]
-    return [(), *((level,) for level in _TEXT_LEVELS)]
+        return [*((name,) for name in _VISION_LEVELS), ()]
+    return [(), *((name,) for name in _TEXT_LEVELS)]
 
 
-def _descend(config: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        config = config.get(key) if isinstance(config, dict) else None
-    return config
-
-
-def _joined(
-    own: list[Any], key: str, path: tuple[str, ...], sources: Sequence[tuple[Mapping[str, Any], int, int]]
-) -> list[Any]:
+def _joined(own: list[Any], key: str, path: tuple[str, ...], sources: _Sources) -> list[Any]:
     entries: list[Any] = []
     for config, start, stop in sources:
-        level = _descend(dict(config), path)
-        values = level.get(key, own) if isinstance(level, dict) else own
-        entries.extend(values[start:stop])
+        value = level(config, *path).get(key)
+        entries.extend((value if is_list(value) or isinstance(value, str) else own)[start:stop])
+    return entries
+
+
+def _joined_indices(own: list[Any], key: str, path: tuple[str, ...], sources: _Sources) -> list[Any]:
+    entries: list[Any] = []
+    first = 0
+    for config, start, stop in sources:
+        value = level(config, *path).get(key)
+        entries += [first + i - start for i in (value if is_list(value) else own) if start <= i < stop]
+        first += stop - start
     return entries

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from modelwright.architectures._tied import vocabulary_tensor
+
 #: What the community calls a tower -> where its tensors live. The first match decides; the rest is the text decoder.
 _TOWERS = (
     ("multi_modal_projector", re.compile(r"projector|merger|connector|mm_proj|modality_projection|aligner")),
@@ -26,7 +28,10 @@ def module_of(name: str, modules: list[str]) -> str | None:
     prefixes = [m for m in modules if name == m or name.startswith((m + ".", m + "/")) or f".{m}." in name]
     if prefixes:
         return max(prefixes, key=len)
-    for tower, pattern in _TOWERS:
-        if pattern.search(name):
-            return tower if tower in modules else None
-    return next((m for m in ("text_decoder", "default") if m in modules), None)
+    towers = [tower for tower, pattern in _TOWERS if pattern.search(name)]
+    if "text_decoder" in modules and not towers:
+        return "text_decoder"
+    claimed = next((tower for tower in towers if tower in modules), None)  # `visual.merger` is the vision tower's too
+    if claimed is None and "shared" in modules and vocabulary_tensor(name):
+        return "shared"  # where the community's T5 recipes keep the head
+    return claimed or ("default" if "default" in modules else None)

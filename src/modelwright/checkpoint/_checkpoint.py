@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modelwright.architectures import Layout, tie_source, ties_embeddings
 from modelwright.checkpoint._refs import NumpyArray, TensorRef
 from modelwright.errors import InputError, MissingExtraError, did_you_mean
+
+#: Tensors are compared this many bytes at a time.
+_CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,17 @@ class Part:
     prefix: str = ""
     stem: str = "model"
     config: Mapping[str, Any] | None = None
+
+
+class _NoTensorError(KeyError):
+    """Says what there is instead, but only when shown: `Mapping.get` and `in` raise and forget it."""
+
+    def __init__(self, label: str, name: str, known: Iterable[str]):
+        super().__init__(name)
+        self._label, self._known = label, known
+
+    def __str__(self) -> str:
+        return f"{self._label} has no tensor '{self.args[0]}'. {did_you_mean(str(self.args[0]), self._known)}"
 
 
 class Checkpoint(Mapping[str, TensorRef]):
@@ -65,7 +82,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         try:
             return self._tensors[name]
         except KeyError:
-            raise KeyError(f"{self.label} has no tensor '{name}'. {did_you_mean(name, self._tensors)}") from None
+            raise _NoTensorError(self.label, name, self._tensors) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
@@ -109,13 +126,30 @@ class Checkpoint(Mapping[str, TensorRef]):
         """
         if self._tied is None:
             self._tied = {}
-            if ties_embeddings(self.config):
-                shapes = self.shapes
-                for name in self:
-                    source = tie_source(name, shapes)
-                    if source and self[source].dtype == self[name].dtype and _same_bytes(self[source], self[name]):
-                        self._tied[name] = source
+            for part in self.parts:
+                if ties_embeddings(part.config):
+                    self._tied |= self._tied_in(part)
         return self._tied
+
+    def _tied_in(self, part: Part) -> dict[str, str]:
+        others = tuple(other.prefix for other in self.parts if len(other.prefix) > len(part.prefix))
+        shapes = {
+            name.removeprefix(part.prefix): ref.shape
+            for name, ref in self.items()
+            if name.startswith(part.prefix) and not name.startswith(others)
+        }
+        found: dict[str, str] = {}
+        for short in shapes:
+            source = tie_source(short, shapes)
+            if source and _same_bytes(self[part.prefix + source], self[part.prefix + short]):
+                found[part.prefix + short] = part.prefix + source
+        return found
+
+    def with_notes(self, *notes: str) -> Checkpoint:
+        """The same with more to say about how it was opened."""
+        result = copy.copy(self)
+        result.notes = (*self.notes, *notes)
+        return result
 
     def arrays(self) -> dict[str, NumpyArray]:
         """All tensors, read or computed now, as numpy arrays in their storage formats."""
@@ -138,7 +172,7 @@ class Checkpoint(Mapping[str, TensorRef]):
 
         Args:
             out: The folder to make.
-            **options: See `modelwright.save`.
+            **options: Fields of `modelwright.engine.Options`: threads, device, overwrite, shard_bytes, progress.
         """
         if self._save is None:
             raise InputError(
@@ -149,4 +183,10 @@ class Checkpoint(Mapping[str, TensorRef]):
 
 
 def _same_bytes(a: TensorRef, b: TensorRef) -> bool:
-    return a.shape == b.shape and a.read().tobytes() == b.read().tobytes()
+    """Whether two tensors are equal to the bit; by chunks, so that unequal ones are told apart at once."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    left, right = (np.ascontiguousarray(ref.read()).reshape(-1).view(np.uint8) for ref in (a, b))
+    if left.size != right.size:
+        return False
+    return all(np.array_equal(left[at : at + _CHUNK], right[at : at + _CHUNK]) for at in range(0, left.size, _CHUNK))

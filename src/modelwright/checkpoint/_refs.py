@@ -53,7 +53,10 @@ def file_ref(path: Path, dtype: DType, shape: tuple[int, ...], offset: int) -> T
     count = math.prod(shape) * dtype.itemsize
 
     def load() -> NumpyArray:
-        raw = np.fromfile(path, dtype=np.uint8, count=count, offset=offset)
+        try:
+            raw = np.fromfile(path, dtype=np.uint8, count=count, offset=offset)
+        except OSError as error:
+            raise RunError(f"{path} can no longer be read ({error.strerror or error})") from None
         if raw.size != count:
             raise RunError(f"{path}: expected {count} bytes at offset {offset}, got {raw.size}; the file was cut short")
         return raw.view(dtype.numpy).reshape(shape)

@@ -9,13 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelwright.architectures import is_list, is_table
 from modelwright.checkpoint._refs import TensorRef, file_ref
 from modelwright.errors import InputError, did_you_mean
 from modelwright.tensors import DTYPES, DType
 
 #: The limit of the reference implementation.
 MAX_HEADER = 100_000_000
-_SUB_BYTE = {"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F4_E2M1"}
+#: The name that a header keeps for what the file says of itself.
+METADATA = "__metadata__"
+#: Formats of the safetensors specification that hold codes, not numbers, and how to call them.
+_PACKED = {
+    "F4": "sub-byte", "F6_E2M3": "sub-byte", "F6_E3M2": "sub-byte", "F4_E2M1": "sub-byte", "I4": "sub-byte",
+    "U4": "sub-byte", "F8_E8M0": "block-exponent",
+}  # fmt: skip
+#: How the small text begins that stands for a big file in git.
+LFS_POINTER = b"version "
+#: What numpy can hold: bytes in a signed 64-bit number, and this many axes.
+_MOST_BYTES = 2**63 - 1
+_MOST_AXES = 64
+_AGAIN = "Copy or download it again."
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorRef], dict[str, str]]:
@@ -24,19 +37,38 @@ def read_header(path: Path) -> tuple[dict[str, TensorRef], dict[str, str]]:
     Raises:
         InputError: The file breaks the format; the message says where. Nothing but the header is read.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise InputError(f"{path} is not a safetensors file: it has {size} bytes", "Copy or download it again.")
-        length = int.from_bytes(prefix, "little")
-        if length > MAX_HEADER or 8 + length > size:
-            raise InputError(
-                f"{path}: the header claims {length} bytes, the file has {size}",
-                "It is cut short or not a safetensors file; copy or download it again.",
-            )
-        raw = file.read(length)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = header_length(file.read(8), path, size)
+            raw = file.read(length)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
     return parse_header(raw, path, size - 8 - length, offset=8 + length)
+
+
+def header_length(prefix: bytes, path: Path, size: int) -> int:
+    """The length of the header, from the first 8 bytes of a file of `size` bytes.
+
+    Raises:
+        InputError: The file is too short for what it claims, or claims more than the format allows.
+    """
+    if len(prefix) < 8:
+        raise InputError(f"{path} is not a safetensors file: it has {size} bytes", _AGAIN)
+    if prefix == LFS_POINTER:
+        raise lfs_pointer(path)
+    length = int.from_bytes(prefix[:8], "little")
+    if length > MAX_HEADER or 8 + length > size:
+        raise InputError(
+            f"{path}: the header claims {length} bytes, the file has {size}",
+            "It is cut short or not a safetensors file; copy or download it again.",
+        )
+    return length
+
+
+def lfs_pointer(path: Path) -> InputError:
+    """What a clone without git-lfs leaves in place of weights."""
+    return InputError(f"{path} is a git-lfs pointer, not the weights themselves", "Fetch them: git lfs pull.")
 
 
 def parse_header(raw: bytes, path: Path, available: int, offset: int) -> tuple[dict[str, TensorRef], dict[str, str]]:
@@ -44,69 +76,88 @@ def parse_header(raw: bytes, path: Path, available: int, offset: int) -> tuple[d
     try:
         entries: Any = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the header is not valid JSON ({error})", "Copy or download it again.") from None
-    if not isinstance(entries, dict):
-        raise InputError(f"{path}: the header must be a JSON object, got {type(entries).__name__}")
-    metadata: Any = entries.pop("__metadata__", None) or {}  # type: ignore[reportUnknownMemberType]
-    found: list[tuple[int, int, str, DType, tuple[int, ...]]] = []
-    for name, entry in entries.items():  # type: ignore[reportUnknownVariableType]
-        found.append(_entry(path, str(name), entry, available))  # type: ignore[reportUnknownArgumentType]
+        raise InputError(f"{path}: the header is not valid JSON ({error})", _AGAIN) from None
+    if not is_table(entries):
+        raise InputError(f"{path}: the header must be a JSON object, got {type(entries).__name__}", _AGAIN)
+    metadata = _metadata(path, entries.pop(METADATA, None))
+    found = [_entry(path, name, entry, available) for name, entry in entries.items()]
     found.sort(key=lambda item: item[:2])
     end = 0
     for start, stop, name, _, _ in found:
         if start != end:
-            kind = (
-                "overlaps the tensor before it" if start < end else f"leaves {start - end} bytes before it unexplained"
-            )
-            raise InputError(f"{path}: '{name}' {kind}", "The file is damaged; copy or download it again.")
+            gap = f"leaves {start - end} bytes before it unexplained"
+            raise _broken(path, name, "overlaps the tensor before it" if start < end else gap)
         end = stop
     if end != available:
         raise InputError(
             f"{path}: its tensors take {end} bytes, the file holds {available}",
             "The file is cut short or damaged; copy or download it again.",
         )
-    tensors = {name: file_ref(path, dtype, shape, offset + start) for start, _, name, dtype, shape in found}
-    return tensors, {str(key): str(value) for key, value in dict(metadata).items()}
+    return {name: file_ref(path, dtype, shape, offset + start) for start, _, name, dtype, shape in found}, metadata
+
+
+def _metadata(path: Path, value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not is_table(value) or not all(isinstance(text, str) for text in value.values()):
+        raise InputError(f"{path}: {METADATA} must map text to text", _AGAIN)
+    return value
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the name '{twice[0]}' stands twice")
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"the name '{twice}' stands twice")
     return result
 
 
-def _entry(path: Path, name: str, entry: Any, available: int) -> tuple[int, int, str, DType, tuple[int, ...]]:
-    def broken(what: str) -> InputError:
-        return InputError(f"{path}: '{name}' {what}", "The file is damaged; copy or download it again.")
+def _broken(path: Path, name: str, what: str) -> InputError:
+    return InputError(f"{path}: '{name}' {what}", "The file is damaged; copy or download it again.")
 
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:  # type: ignore[reportUnknownArgumentType]
-        raise broken("needs exactly dtype, shape and data_offsets")
-    code: Any = entry["dtype"]
-    shape: Any = entry["shape"]
-    offsets: Any = entry["data_offsets"]
-    if code in _SUB_BYTE:
+
+def _entry(path: Path, name: str, entry: Any, available: int) -> tuple[int, int, str, DType, tuple[int, ...]]:
+    """One tensor of the header, checked: start, stop, name, format, shape."""
+    if not _encodable(name):
+        raise InputError(f"{path}: the name {name!r} is not valid Unicode", _AGAIN)
+    if not is_table(entry) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _broken(path, name, "needs exactly dtype, shape and data_offsets")
+    code, shape, offsets = str(entry["dtype"]), entry["shape"], entry["data_offsets"]
+    if code in _PACKED:
         raise InputError(
-            f"{path}: '{name}' has the sub-byte format {code}",
+            f"{path}: '{name}' has the {_PACKED[code]} format {code}",
             "Quantised checkpoints are not merged: use the unquantised weights.",
         )
     if code not in DTYPES or DTYPES[code].code != code:
-        raise broken(f"has the unknown dtype '{code}'. {did_you_mean(str(code), {d.code for d in DTYPES.values()})}")
+        raise _broken(
+            path, name, f"has the unknown dtype '{code}'. {did_you_mean(code, {d.code for d in DTYPES.values()})}"
+        )
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise broken("has a shape or data_offsets that are not lists of natural numbers")
+        raise _broken(path, name, "has a shape or data_offsets that are not lists of natural numbers")
     dtype = DTYPES[code]
     start, stop = offsets
     if stop > available or start > stop:
-        raise broken(f"lies at bytes {start} to {stop}, but the file holds {available}")
+        raise _broken(path, name, f"lies at bytes {start} to {stop}, but the file holds {available}")
     if math.prod(shape) * dtype.itemsize != stop - start:
-        raise broken(f"has shape {shape} of {dtype}, which does not fit its {stop - start} bytes")
+        raise _broken(path, name, f"has shape {shape} of {dtype}, which does not fit its {stop - start} bytes")
+    if len(shape) > _MOST_AXES or math.prod(max(n, 1) for n in shape) * dtype.itemsize > _MOST_BYTES:
+        raise _broken(path, name, f"has a shape that no array can have ({len(shape)} axes)")
     return start, stop, name, dtype, tuple(shape)
 
 
+def _encodable(name: str) -> bool:
+    """JSON can spell half of a surrogate pair; no file name, no other library can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)  # type: ignore[reportUnknownVariableType]
+    # type(), because True is an int as well
+    return is_list(value) and all(type(item) is int and item >= 0 for item in value)
 
 
 @dataclass(frozen=True)
@@ -116,7 +167,7 @@ class Shard:
     Attributes:
         file: Its name.
         header: Everything before the data, padded to 8 bytes.
-        tensors: For each tensor its offset from the start of the file, and its bytes.
+        tensors: For each tensor its offset from the start of the file, and its bytes; by the order of their bytes.
     """
 
     file: str
@@ -139,7 +190,15 @@ def lay_out(
         stem: `model` gives `model.safetensors`, or `model-00001-of-00003.safetensors`.
         limit: Bytes of data per shard.
         metadata: Goes into every header.
+
+    Returns:
+        The shards. Within one the order is kept unless a tensor would start between the elements of its format (after
+        a bool tensor of odd size, say), which some readers refuse; then wide formats go first.
+
+    Raises:
+        InputError: A name cannot be written.
     """
+    _check_names(name for name, _, _ in tensors)
     groups: list[list[tuple[str, DType, tuple[int, ...]]]] = [[]]
     filled = 0
     for entry in tensors:
@@ -152,11 +211,30 @@ def lay_out(
     names = [f"{stem}-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
     if len(groups) == 1:
         names = [f"{stem}.safetensors"]
-    return [_shard(name, group, metadata) for name, group in zip(names, groups, strict=True)]
+    return [_shard(name, _aligned(group), metadata) for name, group in zip(names, groups, strict=True)]
+
+
+def _check_names(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name == METADATA or not _encodable(name):
+            raise InputError(f"a tensor cannot be called {name!r} in a safetensors file", "Rename it.")
+        if name in seen:
+            raise InputError(f"two tensors of the output are called '{name}'", "Rename one of them.")
+        seen.add(name)
+
+
+def _aligned(group: list[tuple[str, DType, tuple[int, ...]]]) -> list[tuple[str, DType, tuple[int, ...]]]:
+    end = 0
+    for _, dtype, shape in group:
+        if end % dtype.itemsize:
+            return sorted(group, key=lambda entry: -entry[1].itemsize)  # stable
+        end += math.prod(shape) * dtype.itemsize
+    return group
 
 
 def _shard(file: str, tensors: Iterable[tuple[str, DType, tuple[int, ...]]], metadata: Mapping[str, str]) -> Shard:
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    header: dict[str, Any] = {METADATA: dict(metadata)}
     spans: dict[str, tuple[int, int]] = {}
     end = 0
     for name, dtype, shape in tensors:

@@ -10,6 +10,9 @@ def main() -> None:
 
     Exit codes: 0 done, 1 failed, 2 wrong input, 3 a gate did not pass, 130 interrupted.
     """
-    from modelwright.cli._app import run
+    try:
+        from modelwright.cli._app import run
 
-    sys.exit(run(sys.argv[1:]))
+        sys.exit(run(sys.argv[1:]))
+    except KeyboardInterrupt:  # while importing
+        sys.exit(130)

@@ -54,17 +54,19 @@ def _main(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
 ) -> None:
-    if debug:
-        os.environ["MODELWRIGHT_DEBUG"] = "1"
+    """The options of all commands; `run` looks for --debug itself."""
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")] = Path("demo"),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of training and of random methods.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of data splits and training.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train small experts on digits, merge them with every method, and compare. Offline, in about a minute."""
+    """Train, merge and compare small experts.
+
+    Experts on scikit-learn's digits, merged with every method; offline, in well under a minute.
+    """
     from modelwright.demo import run as run_demo
 
     run_demo(out, seed=seed, quiet=quiet)
@@ -82,7 +84,10 @@ def check(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read headers only, and print the plan of a merge or everything that is wrong with it."""
+    """Show what a merge would do, or all that is wrong.
+
+    Reads headers only. Takes the arguments of mw merge. Exit code 0, or 2 where the merge would be refused.
+    """
     from modelwright.cli._merge import job_of, show_check
 
     show_check(job_of(inputs, method, base, sets, seed, plugin), threads=threads, json=json, quiet=quiet)
@@ -106,7 +111,10 @@ def merge(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge models by a recipe, or directly: mw merge A B --method ties --base X --set density=0.5 -o OUT."""
+    """Merge models by a recipe, or directly.
+
+    mw merge RECIPE -o OUT, or mw merge A B --method ties --base X --set density=0.5 -o OUT.
+    """
     from modelwright.cli._merge import job_of, run_merge, size_of
 
     job = job_of(inputs, method, base, sets, seed, plugin)
@@ -121,7 +129,7 @@ def methods(
     json: Json = False,
     cite: Annotated[bool, typer.Option("--cite", help="Print BibTeX entries.")] = False,
 ) -> None:
-    """List the merging methods, or show one with its parameters."""
+    """List the merging methods, or show one."""
     from modelwright.cli._methods import show_methods
 
     show_methods(name, plugin, json=json, cite=cite)
@@ -130,29 +138,37 @@ def methods(
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; errors go to stderr without traceback unless --debug."""
     debug = "--debug" in arguments or bool(os.environ.get("MODELWRIGHT_DEBUG"))
+    arguments = [word for word in arguments if word != "--debug"]  # it may stand anywhere
     try:
-        code = app(list(arguments), standalone_mode=False, prog_name="mw")
-    except typer.Exit as stop:
-        return stop.exit_code
+        code: Any = app(arguments, standalone_mode=False, prog_name="mw")
     except (typer.Abort, KeyboardInterrupt):
-        return _say("interrupted; nothing was kept", 130)
+        code = 130  # which some versions of typer return themselves
+    except typer.Exit as stop:
+        code = stop.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except Exception as error:
-        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error; typer has its own copy of click
-            error.show()
+        show: Any = getattr(error, "show", None)
+        if show is not None and hasattr(error, "exit_code"):  # a usage error; typer has its own copy of click
+            show()
             return 2
         if debug:
-            raise
-        return _failed(error)
+            import traceback
+
+            traceback.print_exc()
+        return _failed(error, json="--json" in arguments)
+    if code == 130:
+        return _say("interrupted; nothing unfinished was kept", 130)
     return code if isinstance(code, int) else 0
 
 
-def _failed(error: Exception) -> int:
+def _failed(error: Exception, *, json: bool) -> int:
     from modelwright.errors import InputError, RunError
 
     if isinstance(error, InputError):
+        if json:
+            _say_json(error)
         count = len(error.problems)
         if count > 1:
             sys.stderr.write(f"error: {count} problems, nothing was written\n")
@@ -164,6 +180,13 @@ def _failed(error: Exception) -> int:
     if isinstance(error, MemoryError):
         return _say("out of memory; --threads 1 needs least", 1)
     return _say(f"{type(error).__name__}: {error}\nThis is not expected. Run again with --debug for a traceback.", 1)
+
+
+def _say_json(error: Any) -> None:
+    import json
+
+    problems = [{"what": p.what, "mend": p.mend, "where": p.where} for p in error.problems]
+    print(json.dumps({"version": 1, "ok": False, "problems": problems}, indent=2, ensure_ascii=False))  # noqa: T201
 
 
 def _say(text: str, code: int) -> int:

@@ -21,6 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from modelwright.api import Job, direct_recipe, registry
 from modelwright.engine import Options, Result
@@ -49,6 +50,12 @@ def job_of(
         if Path(inputs[0]).is_dir():
             raise InputError(f"'{inputs[0]}' is a folder, not a recipe", "Give a YAML file, or models with --method.")
         return Job.from_recipe(inputs[0], sets, known)
+    recipes = [text for text in inputs if text.endswith((".yml", ".yaml"))]
+    if recipes:
+        raise InputError(
+            f"'{recipes[0]}' is a recipe, and a recipe says itself what its method is",
+            "Leave --method out, or use --set merge_method=NAME.",
+        )
     data, _ = direct_recipe(list(inputs), method, base, {}, known)
     for entry in sets:
         override(data, entry, known)
@@ -81,6 +88,8 @@ def _plan_json(name: str, plan: Plan, threads: int) -> dict[str, Any]:
     return {
         "name": name,
         "method": plan.method.name,
+        "semantics": plan.recipe.semantics,
+        "seed": plan.recipe.seed,
         "models": [model.label for model in plan.models],
         "donor": plan.models[plan.donor].label,
         "tensors": len(plan.tensors),
@@ -97,7 +106,8 @@ def _plan_json(name: str, plan: Plan, threads: int) -> dict[str, Any]:
 
 def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
     heading = f"{plan.method.title} of {len(plan.models)} checkpoints" + (f"  (step {name})" if name else "")
-    console.print(f"\n[bold]{heading}[/bold]")
+    seed = f", seed {plan.recipe.seed}" if plan.method.random else ""
+    console.print(f"\n[bold]{heading}[/bold], {plan.recipe.semantics} semantics{seed}", highlight=False)
     fates = sorted({fate for counts in plan.accounting().values() for fate in counts})
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("checkpoint")
@@ -109,7 +119,7 @@ def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
         counts = plan.accounting().get(model.label, {})
         roles = [word for word, is_it in (("base", index == plan.base), ("donor", index == plan.donor)) if is_it]
         table.add_row(
-            model.label, ", ".join(roles), *(str(counts.get(fate, "")) for fate in fates), size_text(model.nbytes)
+            Text(model.label), ", ".join(roles), *(str(counts.get(fate, "")) for fate in fates), size_text(model.nbytes)
         )
     console.print(table)
     again = f" in {plan.passes} passes" if plan.passes > 1 else ""
@@ -154,6 +164,7 @@ def run_merge(job: Job, out: Path, options: Mapping[str, Any], *, json: bool, qu
 def _result_json(result: Result) -> dict[str, Any]:
     return {
         "version": _JSON_VERSION,
+        "ok": True,
         "out": str(result.out),
         "seconds": round(result.seconds, 3),
         "bytes_read": result.bytes_in,
@@ -178,11 +189,14 @@ class _Bar:
         columns = (
             TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
         )  # fmt: skip
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not enabled, transient=True)
+        console = Console(stderr=True)
+        # A file or a pipe gets no bar: rich would leave an empty line there.
+        self._progress = Progress(
+            *columns, console=console, disable=not (enabled and console.is_terminal), transient=True
+        )
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> _Bar:
-        self._progress.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -190,6 +204,8 @@ class _Bar:
 
     def update(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` bytes are through."""
+        if not self._tasks:
+            self._progress.start()  # not before: errors of the pre-flight check come first
         if what not in self._tasks or self._progress.tasks[self._tasks[what]].finished:
             self._tasks[what] = self._progress.add_task(what, total=total)
         self._progress.update(self._tasks[what], completed=done)

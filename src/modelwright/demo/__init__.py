@@ -1,4 +1,3 @@
 """`mw demo`: train small experts offline, merge them with every method, and show honestly what came of it."""
 
-from modelwright.demo._run import DemoResult as DemoResult
-from modelwright.demo._run import run as run
+from modelwright.demo._run import DemoResult as DemoResult, run as run

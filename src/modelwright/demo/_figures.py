@@ -6,11 +6,12 @@ import base64
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modelwright.demo._result import DemoResult
+from modelwright.demo._tasks import SIDE
 from modelwright.tensors import Array
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _VARIABLES = {
 _INK, _MUTED, _LINE, _BLUE, _AMBER, _GREEN = _VARIABLES
 _HUES = (_BLUE, _AMBER, _GREEN)
 _METADATA = ("Creator", "Date", "Format", "Type")  # without them the page has no time stamp and no external address
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "modelwright",
     "font.size": 10,
@@ -84,7 +85,7 @@ def _draw_geometry(figure: Figure, result: DemoResult) -> None:
     for column, entry in enumerate(result.geometry):
         top, bottom = panels[:, column]
         _heat(top, entry.conflict, (entry.conflict - 0.5) / 0.2, names, lambda value: f"{value:.0%}")
-        _heat(bottom, entry.cosine, -entry.cosine / 0.25, names, lambda value: f"{value:+.2f}".replace("-", "−"))
+        _heat(bottom, entry.cosine, -entry.cosine / 0.25, names, lambda value: minus(f"{round(value, 2) + 0.0:+.2f}"))
         top.set_title(entry.layer.removesuffix(".weight"), fontsize=11)
         top.tick_params(labelbottom=False, labelleft=column == 0)
         bottom.tick_params(labelleft=column == 0)
@@ -109,19 +110,25 @@ def _heat(axes: Axes, values: Array, opposed: Array, names: Sequence[str], form:
     axes.tick_params(length=0)
 
 
-def samples(result: DemoResult, count: int = 4) -> Mapping[str, str]:
+def samples(result: DemoResult, count: int = 3) -> Mapping[str, str]:
     """For each task the same few test images side by side, as a PNG in a data URI."""
     from matplotlib.image import imsave
 
-    shown: dict[str, str] = {}
     split = result.tasks.test.first(count)
+    shown: dict[str, str] = {}
     for task in result.tasks.transforms:
-        images = result.tasks.inputs(task, split).reshape(count, 8, 8)
-        strip = np.concatenate([np.pad(image, ((0, 0), (0, 1)), constant_values=0.5) for image in images], axis=1)
+        grey = result.tasks.inputs(task, split).reshape(count, SIDE, SIDE)
+        pixels = np.stack([grey, grey, grey, np.ones_like(grey)], axis=-1)
+        apart = np.pad(pixels, ((0, 0), (0, 0), (0, 1), (0, 0)))  # a transparent column after each image
         file = io.BytesIO()
-        imsave(file, strip[:, :-1], cmap="gray", vmin=0, vmax=1, format="png", metadata={"Software": None})
+        imsave(file, np.concatenate(apart, axis=1)[:, :-1], format="png")
         shown[task] = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     return shown
+
+
+def minus(number: str) -> str:
+    """With the sign that typography has for it."""
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def _svg(prefix: str, title: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:

@@ -24,7 +24,6 @@ def page(result: DemoResult) -> str:
         tasks=_tasks(_figures.samples(result)),
         findings="\n".join(f"<li>{sentence}</li>" for sentence in _findings(result)),
         heads="".join(f'<th scope="col">{escape(task)}</th>' for task in tasks.transforms),
-        columns=len(tasks.transforms) + 5,
         rows="\n".join(_rows(result)),
         margin=_percent(best.margin),
         curves=_figures.accuracy_over_scale(result),
@@ -47,7 +46,7 @@ def page(result: DemoResult) -> str:
 
 def _tasks(samples: Mapping[str, str]) -> str:
     return "\n".join(
-        f'<figure><img src="{image}" alt="Four test digits, {MEANING[task]}">'
+        f'<figure><img src="{image}" alt="Three test digits, {MEANING[task]}">'
         f"<figcaption><b>{escape(task)}</b> {escape(MEANING[task])}</figcaption></figure>"
         for task, image in samples.items()
     )
@@ -55,7 +54,7 @@ def _tasks(samples: Mapping[str, str]) -> str:
 
 def _findings(result: DemoResult) -> Iterable[str]:
     """What the table says, in sentences that hold whatever the numbers are."""
-    best, experts, linear = result.best, result.of("expert"), result.row("linear")
+    best, experts = result.best, result.of("expert")
     own = sum(row.accuracy[row.name] for row in experts) / len(experts)
     mean = sum(row.mean for row in experts) / len(experts)
     count = len(experts)
@@ -80,15 +79,15 @@ def _findings(result: DemoResult) -> Iterable[str]:
 
 
 def _versus(result: DemoResult, other: str) -> str:
-    """The best merge against another row, with the interval of the paired difference."""
+    """The best merge minus another row, with the interval of the paired difference."""
     name = result.best.name
     if name == other:
         return ""
     value, margin = _scores.difference(result.hits[name], result.hits[other])
     verdict = "" if abs(value) > margin else "; too close to call on these images"
     return (
-        f"That is {_signed(value)} points against {escape(other)} "
-        f"(95 % interval {_signed(value - margin)} to {_signed(value + margin)}{verdict})."
+        f"({escape(name)} minus {escape(other)}: {_signed(value)} points, 95 % interval {_signed(value - margin)} to "
+        f"{_signed(value + margin)}{verdict}.)"
     )
 
 
@@ -136,8 +135,8 @@ def _conflict(result: DemoResult) -> str:
     share, _, first, second, layer = max(pairs)
     highest = max(abs(cosine) for _, cosine, *_ in pairs)
     return (
-        f"Most opposed are {escape(first)} and {escape(second)} in {escape(layer)}, with {share:.0%} opposite signs. "
-        f"No cosine is larger than {highest:.2f} in magnitude: the experts change the same weights for different ends."
+        f"Most opposed are {escape(first)} and {escape(second)} in {escape(layer)}, with {100 * share:.0f} % opposite signs. "
+        f"The largest cosine is {highest:.2f} in magnitude."
     )
 
 
@@ -145,14 +144,17 @@ def _recipes(result: DemoResult) -> Iterable[str]:
     for row in result.of("merge"):
         recipe = result.recipes[row.name]
         settings = {**recipe.parameters, **({} if row.scale is None else {"λ": row.scale})}
-        shown = ", ".join(f"{name} {value:g}" for name, value in settings.items()) or "defaults"
-        if recipe.slices:
-            shown = " + ".join(f"{model} {start}–{stop - 1}" for model, start, stop in recipe.slices)
+        shown = [f"{name}\u00a0{value:g}" for name, value in settings.items()]
+        shown += [f"{_layers(start, stop)} of {model}" for model, start, stop in recipe.slices]
         paper = f' <span class="note">{escape(recipe.method.paper)}</span>' if recipe.method.paper else ""
         yield (
             f'<tr><th scope="row">{escape(row.name)}</th><td class="words">{escape(recipe.method.summary)}{paper}</td>'
-            f"<td>{row.experts}</td><td>{escape(shown)}</td></tr>"
+            f"<td>{row.experts}</td><td>{escape(', '.join(shown) or 'defaults')}</td></tr>"
         )
+
+
+def _layers(start: int, stop: int) -> str:
+    return f"layer {start}" if stop == start + 1 else f"layers {start} to {stop - 1}"
 
 
 def _percent(value: float) -> str:
@@ -160,4 +162,4 @@ def _percent(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return _figures.minus(f"{100 * value:+.1f}")

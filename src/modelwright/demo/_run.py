@@ -13,7 +13,7 @@ from modelwright.demo import _folder, _merge, _recipes, _scores, _table, _tasks,
 from modelwright.demo._result import DemoResult
 from modelwright.demo._scores import Scoreboard
 from modelwright.demo._table import Say
-from modelwright.errors import MissingExtraError
+from modelwright.errors import InputError, MissingExtraError
 from modelwright.methods import METHODS
 
 
@@ -30,13 +30,15 @@ def run(out: Path = Path("demo"), *, seed: int = 0, quiet: bool = False, effort:
         The table, and all else that was measured.
 
     Raises:
-        InputError: The folder holds files that no demo made, or scikit-learn or matplotlib is missing.
+        InputError: The folder holds files that no demo made, the seed is out of range, or scikit-learn or matplotlib is missing.
     """
     for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError("mw demo", package, "demo")
     from threadpoolctl import threadpool_limits  # scikit-learn requires it
 
+    if not 0 <= seed < 2**32:
+        raise InputError(f"mw demo: seed must be a whole number in [0, 2**32), got {seed}")
     out = Path(out)
     _folder.prepare(out)
     with _table.progress(quiet) as say, threadpool_limits(limits=1):  # one thread: the same bits on any machine's cores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelwright.demo._merge import command
 from modelwright.demo._result import DemoResult, Row
@@ -17,6 +17,8 @@ Say = Callable[[str], None]
 #: Names of rows that are not folders of models one would look for, and the groups between which a line is drawn.
 TITLES = {"joint": "trained on all"}
 GROUPS = {"base": "trained", "expert": "trained", "ensemble": "reference", "joint": "reference", "merge": "merged"}
+#: For lines with paths: no markup in square brackets, no line breaks within.
+_VERBATIM: Any = {"markup": False, "soft_wrap": True, "highlight": False}
 
 
 @contextmanager
@@ -45,8 +47,8 @@ def show(result: DemoResult) -> None:
         f"* best on the validation images. Seed {result.seed}; {result.seconds:.0f} s in all, "
         f"{result.peak_rss / 1e6:.0f} MB resident at most.[/dim]"
     )
-    console.print(f"\nRead [bold]{result.report}[/bold], then {recipe.parent}/*.yml, and merge by one yourself:")
-    console.print(f"  [bold]{command(recipe, f'my-{best.name}')}[/bold]", soft_wrap=True, highlight=False)
+    console.print(f"\nRead {result.report}, then {recipe.parent}/*.yml, and merge by one yourself:", **_VERBATIM)
+    console.print(f"  {command(recipe, f'my-{best.name}')}", style="bold", **_VERBATIM)
 
 
 def _table(result: DemoResult) -> Table:

@@ -88,8 +88,8 @@ def load(seed: int) -> Tasks:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
-    images, labels = (digits.images / 16).astype(np.float32), digits.target
+    pixels, labels = load_digits(return_X_y=True)  # from 0 to 16
+    images = (np.asarray(pixels) / 16).astype(np.float32).reshape(-1, SIDE, SIDE)
     train, rest = train_test_split(np.arange(len(labels)), test_size=0.4, stratify=labels, random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=labels[rest], random_state=seed)
     parts = [Split(images[index], labels[index]) for index in (train, validation, test)]

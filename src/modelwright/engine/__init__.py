@@ -8,4 +8,5 @@ from modelwright.engine._run import (
     Result as Result,
     check_out as check_out,
     execute as execute,
+    settled as settled,
 )

@@ -34,6 +34,7 @@ def manifest_json(
     files: Mapping[str, Mapping[str, Any]],
     digests: Mapping[tuple[int, str], str],
     buffers: Sequence[str],
+    notes: Sequence[str],
     run: Mapping[str, Any],
 ) -> str:
     """The manifest's text. Everything but `run` is the same whenever the same merge is done again."""
@@ -58,13 +59,26 @@ def manifest_json(
         "seed": plan.recipe.seed,
         "recipe": plan.recipe_text,
         "resolved": plan.recipe.model_dump(exclude_none=True, exclude_defaults=True),
+        "parameters": _parameters(plan),
         "donor": plan.models[plan.donor].label,
         "inputs": inputs,
         "created": list(plan.created),
         "buffers_that_differ": sorted(buffers),
-        "notes": list(plan.notes),
+        "notes": list(notes),
         "chunk_bytes": CHUNK,
         "files": files,
         "run": {**run, "host": platform.node(), "platform": platform.platform(), "python": platform.python_version()},
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _parameters(plan: Plan) -> dict[str, Any]:
+    """What every parameter came to: its value, or each of its values in the order of the tensors."""
+    found: dict[str, dict[str, Any]] = {}
+    for tensor in plan.tensors:
+        for name, value in tensor.parameters.items():
+            found.setdefault(name, {})[json.dumps(value)] = value
+    return {
+        name: next(iter(values.values())) if len(values) == 1 else {"values": list(values.values())}
+        for name, values in found.items()
+    }

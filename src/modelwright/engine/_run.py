@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from shutil import copyfile
+from typing import Any, cast
 
 import numpy as np
 import xxhash
 
 from modelwright.checkpoint import NumpyArray, Shard, index_json
 from modelwright.engine._card import card_text
+from modelwright.engine._folder import check_disk, check_free, partial_folder, recover
 from modelwright.engine._manifest import file_hashes, manifest_json
 from modelwright.errors import InputError, MissingExtraError, RunError
 from modelwright.methods import PerTensor
@@ -27,7 +27,6 @@ from modelwright.tensors import Array, NoiseKey, all_finite, narrow, to_numpy, w
 Progress = Callable[[str, int, int], None]
 
 SHARD_BYTES = 5_000_000_000
-_MARKER = ".modelwright-partial"
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,12 @@ class Options:
     overwrite: bool = False
     shard_bytes: int = SHARD_BYTES
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise InputError(f"threads must be 0 (all cores) or more, got {self.threads}")
+        if self.shard_bytes < 1:
+            raise InputError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
 
     @property
     def workers(self) -> int:
@@ -95,85 +100,71 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         RunError: Reading or writing failed, or a result does not fit its format. Nothing is left behind.
     """
     options = options or Options()
-    out = Path(out).expanduser()
+    out = settled(out)
     check_out(plan, out, options)
     started = time.time()
     shards = plan.shards(options.shard_bytes)
     findings = Findings()
-    with _partial_folder(out, options.overwrite) as folder:
+    with partial_folder(out) as folder:
         facts = model_facts(plan, options)
         _write_tensors(plan, folder, shards, facts, findings, options)
         _write_files(plan, folder, shards)
         seconds = time.time() - started
         notes = [*plan.notes, *_late_notes(plan, findings)]
-        (folder / "README.md").write_text(card_text(plan, out.name), encoding="utf-8")
+        (folder / "README.md").write_text(card_text(plan), encoding="utf-8")
         hashes = file_hashes(folder)
         run = {"started": started, "seconds": round(seconds, 3), "threads": options.workers, "device": options.device}
-        text = manifest_json(plan, hashes, findings.digests, findings.buffers, run)
+        text = manifest_json(plan, hashes, findings.digests, findings.buffers, notes, run)
         (folder / "manifest.json").write_text(text, encoding="utf-8")
     return Result(out, time.time() - started, plan.bytes_in * plan.passes, plan.bytes_out, tuple(notes))
 
 
-def check_out(plan: Plan, out: Path, options: Options) -> None:
-    """Refuse before anything is written: an output that exists, one that is an input, a disk that is too full."""
+def settled(out: str | Path) -> Path:
+    """The output's path with `~` and links resolved, after an overwrite that was killed half-way is undone or ended."""
+    path = Path(out).expanduser()
+    if path.is_symlink() or path.name in ("", ".."):
+        path = path.resolve()
+    if not path.name:
+        raise InputError(f"'{path}' cannot be the output", "Give a folder that can be made.")
+    recover(path)
+    return path
+
+
+def check_out(plan: Plan, out: Path, options: Options, also: int = 0) -> None:
+    """Refuse before anything is written: an output in the way, a disk that is too full, a device that is not there.
+
+    Args:
+        plan: What is to be written.
+        out: The folder to make.
+        options: How.
+        also: Bytes that are written beside it, such as earlier steps.
+    """
     if out.exists():
         inputs = [model.path.resolve() for model in plan.models if model.path is not None]
         if any(path == out.resolve() or path.is_relative_to(out.resolve()) for path in inputs):
             raise InputError(f"the output '{out}' is or holds one of the inputs", "Choose another folder.")
-        if not options.overwrite:
-            raise InputError(
-                f"the output '{out}' exists", "Choose another folder, or pass --overwrite (overwrite=True)."
-            )
-        if not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(
-                f"'{out}' was not made by modelwright, so it is not overwritten", "Remove it yourself first."
-            )
-    parent = next(path for path in out.resolve().parents if path.exists())
-    free, needed = shutil.disk_usage(parent).free, plan.bytes_out + (1 << 20)
-    if free < needed:
-        raise InputError(
-            f"the output needs {needed:,} bytes, and {parent} has {free:,} free", "Free space, or choose another disk."
-        )
+    check_free(out, overwrite=options.overwrite)
+    check_disk(out, plan.bytes_out + also)
+    _check_device(options.device)
 
 
-@contextmanager
-def _partial_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside the output that replaces it in one step; removed if anything goes wrong."""
-    folder = out.with_name(out.name + ".partial")
-    if folder.exists():
-        if not (folder / _MARKER).exists():
-            raise InputError(f"'{folder}' is in the way and was not left by a killed merge", "Move it away.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+def _check_device(device: str) -> None:
+    if device == "cpu":
+        return
+    torch = _torch(device)
     try:
-        (folder / _MARKER).touch()
-        yield folder
-        (folder / _MARKER).unlink()
-        _sync(folder)
-        if overwrite and out.exists():
-            old = out.with_name(out.name + ".old")
-            if old.exists():
-                shutil.rmtree(old)
-            out.rename(old)
-            folder.rename(out)
-            shutil.rmtree(old)
-        else:
-            folder.rename(out)
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise RunError(f"writing '{out}' failed: {error}; nothing was kept") from error
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"no device '{device}' here ({reason})", "Leave --device out to compute on the CPU.") from None
 
 
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _torch(device: str) -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise MissingExtraError(f"--device {device}", "torch", "torch") from None
+    return torch
 
 
 # --- statistics over the whole model -------------------------------------------------------------------------------
@@ -189,7 +180,8 @@ def model_facts(plan: Plan, options: Options) -> dict[str, Any]:
 
         def collect(tensor: PlannedTensor, entry: Any = entry, known: dict[str, Any] = facts) -> Any:
             models, base = _wide_inputs(plan, tensor, options.device, None)
-            return entry.collect(models, base, tensor.parameters, facts_for(known, tensor.name))
+            with np.errstate(over="ignore", invalid="ignore"):
+                return entry.collect(models, base, tensor.parameters, facts_for(known, tensor.name))
 
         total: Any = None
         listed: dict[str, Any] = {}
@@ -254,17 +246,36 @@ def compute(
         return _copied(plan, tensor, findings)
     models, base = _wide_inputs(plan, tensor, device, findings)
     key = NoiseKey(plan.recipe.seed, tensor.name)
-    merged = to_numpy(plan.method.run(models, base, tensor.parameters, key, facts_for(facts, tensor.name)))
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below, by name
+        try:
+            merged = to_numpy(plan.method.run(models, base, tensor.parameters, key, facts_for(facts, tensor.name)))
+        except InputError as error:
+            raise InputError([replace(p, where=p.where or tensor.name) for p in error.problems]) from None
+        result = narrow(merged, tensor.dtype.numpy)
     if findings is not None and not findings.changed and base is not None:
         findings.changed = not np.array_equal(merged, to_numpy(base))
-    result = narrow(merged, tensor.dtype.numpy)
+    return _fitting(tensor, merged, result)
+
+
+def _fitting(tensor: PlannedTensor, wide: NumpyArray, result: NumpyArray) -> NumpyArray:
     if not all_finite(result.astype(np.float32) if result.dtype.itemsize < 4 else result):
-        peak = float(np.max(np.abs(merged))) if merged.size else 0.0
-        raise RunError(
-            f"'{tensor.name}' reaches {peak:.4g}, which {tensor.dtype} cannot hold (its largest is {tensor.dtype.largest:.4g}). "
-            "Set out_dtype: bfloat16 or float32."
-        )
+        raise RunError(_too_large(tensor, wide))
     return result
+
+
+def _too_large(tensor: PlannedTensor, merged: NumpyArray) -> str:
+    if not all_finite(merged):
+        if tensor.action != "merge":
+            return f"'{tensor.name}' holds NaN or infinite values, which cannot be converted to {tensor.dtype}."
+        return (
+            f"'{tensor.name}': the merge overflows {merged.dtype}, in which it is computed, though every input is finite. "
+            "Lower the weights or lambda."
+        )
+    wider = {"float16": "bfloat16 or float32", "float32": "float64"}.get(tensor.dtype.name, "float32")
+    return (
+        f"'{tensor.name}' reaches {float(np.max(np.abs(merged))):.4g}, which {tensor.dtype} cannot hold (its largest is "
+        f"{tensor.dtype.largest:.4g}). Set out_dtype: {wider}."
+    )
 
 
 def _copied(plan: Plan, tensor: PlannedTensor, findings: Findings | None) -> NumpyArray:
@@ -278,7 +289,10 @@ def _copied(plan: Plan, tensor: PlannedTensor, findings: Findings | None) -> Num
             findings.digests[other.model, other.name] = _digest(theirs)
             if not np.array_equal(array, theirs):
                 findings.buffers.append(f"{tensor.name}: {plan.models[other.model].label} differs")
-    return array if array.dtype == tensor.dtype.numpy else narrow(array, tensor.dtype.numpy)
+    if array.dtype == tensor.dtype.numpy:
+        return array
+    with np.errstate(over="ignore"):
+        return _fitting(tensor, widen(array), narrow(array, tensor.dtype.numpy))
 
 
 def _wide_inputs(
@@ -309,16 +323,15 @@ def _wide_inputs(
 
 
 def _to_device(array: NumpyArray, device: str) -> Array:
-    try:
-        import torch as _torch
-    except ModuleNotFoundError:
-        raise MissingExtraError(f"--device {device}", "torch", "torch") from None
-    torch: Any = _torch
-    return torch.from_numpy(array).to(device)
+    return _torch(device).from_numpy(array).to(device)
+
+
+def _bytes_of(array: NumpyArray) -> memoryview:
+    return memoryview(cast(Any, np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
 
 
 def _digest(array: NumpyArray) -> str:
-    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return xxhash.xxh3_128_hexdigest(_bytes_of(array))
 
 
 def _write_tensors(
@@ -345,7 +358,7 @@ def _write_tensors(
         def work(tensor: PlannedTensor) -> None:
             array = compute(plan, tensor, facts, options.device, findings)
             handle, offset = where[tensor.name]
-            _write_at(handle, memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)), offset)
+            _write_at(handle, _bytes_of(array), offset)
 
         for _ in _in_order(list(plan.tensors), work, options, plan, "merging"):
             pass
@@ -372,7 +385,7 @@ def _write_files(plan: Plan, folder: Path, shards: Mapping[str, list[Shard]]) ->
         if file.text is not None:
             path.write_text(file.text, encoding="utf-8")
         elif file.source is not None:
-            shutil.copyfile(file.source, path)
+            copyfile(file.source, path)
     (folder / "recipe.yml").write_text(plan.recipe_text, encoding="utf-8")
 
 

@@ -30,7 +30,7 @@ Base = Literal["required", "optional", "ignored"]
 #: They speak of tensors whose norms are above the floors that guard divisions, and of any numbers in range. Options
 #: stand at their defaults for identity, negation and single (an even vote, say, has no opposite), else at any value.
 LAWS: dict[str, str] = {
-    "identity": "n equal models (and that model as the base) give that model, within one unit in the last place",
+    "identity": "n equal models (and that model as the base) give that model, within n units in the last place",
     "permutation": "permuting the models together with their parameters changes nothing beyond rounding",
     "base": "models equal to the base give the base",
     "scaling": "scaling every task vector by a power of two scales the merged task vector by it",
@@ -209,6 +209,11 @@ class Parameter:
         except ValidationError:
             pass
         shown = "nan" if isinstance(value, float) and math.isnan(value) else repr(value)
+        shown = (
+            {True: "true", False: "false", None: "nothing"}[value]
+            if value is None or value is True or value is False
+            else shown
+        )
         mend = ""
         if self.is_fraction and isinstance(value, int | float) and 1 < value <= 100:
             mend = f"It is a fraction; for {value:g} % write {value / 100:g}."
@@ -325,7 +330,7 @@ def _finished(name: str, merged: Any, every: Sequence[Array]) -> Any:
             "Lower the weights or lambda, or pass inputs of a wider format."
         )
     if any(result is array for array in every):
-        return namespace(result).asarray(result, copy=True)
+        return namespace(result).astype(result, out, copy=True)
     return result
 
 

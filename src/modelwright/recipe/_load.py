@@ -6,8 +6,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import yaml
 
 from modelwright.errors import InputError, Problem, did_you_mean
@@ -50,10 +51,13 @@ def load_recipe(
         InputError: The file is missing or is not a valid recipe.
     """
     if isinstance(source, Mapping):
-        documents: list[tuple[Any, Lines]] = [(copy.deepcopy(dict(source)), Lines())]
-        folder, text = Path(), yaml.safe_dump(dict(source), sort_keys=False, allow_unicode=True)
+        plain = _plain(source, "the recipe")
+        documents: list[tuple[Any, Lines]] = [(copy.deepcopy(plain), Lines())]
+        folder, text = Path(), _dumped(plain)
     else:
         path = Path(source).expanduser()
+        if path.is_dir():
+            raise InputError(f"'{path}' is a folder, not a recipe", "Give a YAML file, or models and a method.")
         if not path.is_file():
             raise InputError(f"no recipe file '{path}'", "Check the path.")
         text = _read(path)
@@ -61,16 +65,17 @@ def load_recipe(
     if not documents:
         raise InputError(f"the recipe '{source}' is empty")
     data, lines = documents[0] if len(documents) == 1 else _joined(documents)
-    for entry in sets:
-        override(data, entry, registry)
-    if sets:
-        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    if sets and isinstance(data, dict):
+        for entry in sets:
+            override(cast(dict[str, Any], data), entry, registry)
+        text = _dumped(data)
     recipe = parse(data, lines)
     if recipe.steps is None:
         return [Stage("", recipe, lines)], folder, text
-    inherited = {key: data[key] for key in _INHERITED if key in data}
+    said = cast(dict[str, Any], data)
+    inherited = {key: said[key] for key in _INHERITED if key in said}
     stages: list[Stage] = []
-    for i, step in enumerate(data["steps"]):
+    for i, step in enumerate(cast(list[dict[str, Any]], said["steps"])):
         below = lines.below("steps", i)
         stages.append(Stage(str(step["name"]), parse({**inherited, **step}, below), below))
     return stages, folder, text
@@ -78,9 +83,36 @@ def load_recipe(
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"'{path}' is not a text file in UTF-8, so it is no recipe") from None
+        raise InputError(
+            f"'{path}' is not a text file in UTF-8, so it is no recipe", "A recipe is a YAML file."
+        ) from None
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror}") from None
+
+
+def _dumped(data: Any) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def _plain(node: Any, where: str) -> Any:
+    """A recipe from Python in what YAML can say: paths as text, numpy's numbers as Python's."""
+    if isinstance(node, Mapping):
+        table = cast(Mapping[Any, Any], node)
+        return {key: _plain(value, f"{where}.{key}".removeprefix("the recipe.")) for key, value in table.items()}
+    if isinstance(node, list | tuple):
+        return [_plain(value, f"{where}.{i}") for i, value in enumerate(cast(Sequence[Any], node))]
+    if isinstance(node, np.ndarray | np.generic):
+        return _plain(node.tolist(), where)
+    if isinstance(node, Path):
+        return str(node)
+    if node is None or isinstance(node, bool | int | float | str):
+        return node
+    raise InputError(
+        f"'{where}' is a {type(node).__name__}, which a recipe cannot hold",
+        "Models in memory go into mw.merge([a, b], method=...).",
+    )
 
 
 def _joined(documents: Sequence[tuple[Any, Lines]]) -> tuple[dict[str, Any], Lines]:
@@ -98,7 +130,13 @@ def _joined(documents: Sequence[tuple[Any, Lines]]) -> tuple[dict[str, Any], Lin
     return {"steps": steps}, lines
 
 
-def override(data: Any, entry: str, registry: Registry) -> None:
+def _value(text: str) -> Any:
+    """What a text means in YAML; nothing where it is empty or a comment."""
+    documents = load(text, "--set")
+    return documents[0][0] if documents else None
+
+
+def override(data: dict[str, Any], entry: str, registry: Registry) -> None:
     """Apply one `--set key=value` to the raw data of a recipe, in place.
 
     The key is a dotted path (`models.0.parameters.weight`), a key of the recipe (`dtype`), or a parameter of the
@@ -110,14 +148,14 @@ def override(data: Any, entry: str, registry: Registry) -> None:
     key, found, value_text = entry.partition("=")
     if not found or not key:
         raise InputError(f"--set needs key=value, got '{entry}'", "Write --set density=0.5.")
-    value: Any = load(value_text, "--set")[0][0] if value_text.strip() else None
+    value = _value(value_text)
     if "." in key:
         _set_path(data, key, value)
         return
-    recipes: list[dict[str, Any]] = data["steps"] if isinstance(data, dict) and "steps" in data else [data]  # type: ignore[reportUnknownVariableType]
+    steps: Any = data.get("steps")
+    recipes = _mappings(steps) if isinstance(steps, list) else [data]
     if key in Recipe.model_fields and key not in ("models", "slices", "modules", "steps", "parameters"):
-        target: dict[str, Any] = data
-        target[key] = value
+        data[key] = value
         return
     used = False
     for recipe in recipes:
@@ -130,23 +168,33 @@ def override(data: Any, entry: str, registry: Registry) -> None:
             name for recipe in recipes if (m := registry.get(str(recipe.get("merge_method")))) for name in m.fields
         }
         raise InputError(
-            f"--set: unknown key '{key}'", did_you_mean(key, known | (set(Recipe.model_fields) - {"steps"}))
+            f"--set: unknown key '{key}'", did_you_mean(key, known | (set(Recipe.model_fields) - {"steps"}), most=99)
         )
 
 
 def _set_parameter(recipe: dict[str, Any], key: str, value: Any, per_model: bool) -> None:
     values: list[Any] | None = None
     if per_model and isinstance(value, str) and "," in value:
-        values = [load(piece, "--set")[0][0] for piece in value.split(",")]
+        values = [_value(piece) for piece in value.split(",")]
     _forget(recipe, key)
     if values is None:
-        recipe.setdefault("parameters", {})[key] = value
+        block = recipe.setdefault("parameters", {})
+        if isinstance(block, dict):  # else the schema says what is wrong with it
+            block[key] = value
         return
-    models = [m for m in recipe.get("models") or [] if m.get("model") != recipe.get("base_model")]
+    models = [m for m in _mappings(recipe.get("models")) if m.get("model") != recipe.get("base_model")]
     if len(models) != len(values):
-        raise InputError(f"--set: {key} has {len(values)} values for {len(models)} models beside the base")
+        raise InputError(
+            f"--set: {key} has {len(values)} values for {len(models)} models beside the base",
+            "Give one value, or one for each entry of models:.",
+        )
     for model, one in zip(models, values, strict=True):
         model.setdefault("parameters", {})[key] = one
+
+
+def _mappings(entries: Any) -> list[dict[str, Any]]:
+    """The mappings of a list; what else stands there, the schema refuses."""
+    return [entry for entry in cast(list[Any], entries or []) if isinstance(entry, dict)]
 
 
 def _forget(node: Any, key: str) -> None:

@@ -12,9 +12,9 @@ from modelwright.errors import InputError, Problem, listing
 from modelwright.methods import Method, Registry
 from modelwright.recipe._plan import Fate, Plan, PlannedTensor
 from modelwright.recipe._schema import InputModel, Module, OutputSlice, Recipe, Settings
-from modelwright.recipe._settings import check_settings
+from modelwright.recipe._settings import check_settings, idle
 from modelwright.recipe._sidefiles import Resized, side_files
-from modelwright.recipe._tensors import plan_tensor, same_everywhere
+from modelwright.recipe._tensors import plan_tensor, same_everywhere, untied_elsewhere
 from modelwright.recipe._tokenizers import check_tokenizers
 from modelwright.recipe._yaml import Lines, Path
 
@@ -49,6 +49,7 @@ class Context:
     method: Method
     lines: Lines
     models: list[Checkpoint] = field(default_factory=list[Checkpoint])
+    places: list[Path] = field(default_factory=list[Path])  # per model: where the recipe names it first
     names: list[dict[str, str]] = field(
         default_factory=list[dict[str, str]]
     )  # per model: name in the merge -> own name
@@ -58,11 +59,14 @@ class Context:
     tensors: list[PlannedTensor] = field(default_factory=list[PlannedTensor])
     created: list[str] = field(default_factory=list[str])
     resized: list[Resized] = field(default_factory=list[Resized])
+    donor: int = 0
     untied: bool = False
     problems: list[Problem] = field(default_factory=list[Problem])
     notes: dict[str, None] = field(default_factory=dict[str, None])
     #: (kind, model, other) -> tensors; said once each, not once a tensor.
     gathered: dict[tuple[str, int, int], list[str]] = field(default_factory=dict[tuple[str, int, int], list[str]])
+    #: (what a parameter that is not given breaks, where) -> tensors.
+    ungiven: dict[tuple[str, Path], list[str]] = field(default_factory=dict[tuple[str, Path], list[str]])
 
     def wrong(self, what: str, mend: str = "", path: Path = ()) -> None:
         """Add a problem."""
@@ -106,7 +110,9 @@ def resolve(recipe: Recipe, *, opener: Opener, registry: Registry, lines: Lines,
     _open_models(context, opener)
     context.stop_if_wrong()
     base = context.labels.get(recipe.base_model) if recipe.base_model else None
-    donor = base if base is not None else next(iter(context.labels.values()))
+    donor = context.donor = base if base is not None else next(iter(context.labels.values()))
+    if recipe.missing == "base" and base is None and all(not piece.base_model for piece in recipe.slices or ()):
+        context.wrong("missing: base needs base_model", "Add it, or use missing: skip.", ("missing",))
     check_tokenizers(context, donor)
     _plan_modules(context, base, donor)
     _say_gathered(context)
@@ -149,8 +155,15 @@ def _check_parameters(context: Context) -> None:
     for path, settings in _blocks(context.recipe):
         context.problems += check_settings(settings, context.method, (*path, "parameters"), context.lines)
         for name in settings:
-            if name in context.method.ignored:
-                context.note(context.method.ignored[name])
+            reason = idle(name, context.method)
+            if reason:
+                context.note(reason)
+            elif path and path[-2] in ("models", "sources") and _shared(context.method, name):
+                context.note(f"{name} is one for all models: under a model it has no effect")
+
+
+def _shared(method: Method, name: str) -> bool:
+    return name in method.fields and not method.fields[name].per_model
 
 
 def _references(recipe: Recipe) -> list[tuple[Path, str, Mapping[str, str]]]:
@@ -173,9 +186,12 @@ def _references(recipe: Recipe) -> list[tuple[Path, str, Mapping[str, str]]]:
 
 def _open_models(context: Context, opener: Opener) -> None:
     renames: dict[str, Mapping[str, str]] = {}
+    renamed_at: dict[str, Path] = {}
     for path, reference, rename in _references(context.recipe):
         if rename and renames.setdefault(reference, rename) != rename:
             context.wrong(f"'{reference}' is renamed in two ways", "Use one rename for each model.", path)
+        if rename:
+            renamed_at.setdefault(reference, (*path[:-1], "rename"))
         if reference in context.labels:
             continue
         try:
@@ -189,25 +205,27 @@ def _open_models(context: Context, opener: Opener) -> None:
             continue
         context.labels[reference] = len(context.models)
         context.models.append(model)
+        context.places.append(path)
     for reference, index in context.labels.items():
         model = context.models[index]
-        names = _renamed(context, model, renames.get(reference, {}))
+        names = _renamed(context, model, renames.get(reference, {}), renamed_at.get(reference, ()))
         context.names.append(names)
         context.layouts.append(Layout(names))
 
 
-def _renamed(context: Context, model: Checkpoint, rename: Mapping[str, str]) -> dict[str, str]:
+def _renamed(context: Context, model: Checkpoint, rename: Mapping[str, str], path: Path) -> dict[str, str]:
     """Name in the merge -> own name. Patterns may hold `*`, which stands for any text and is carried over."""
     rules: list[tuple[re.Pattern[str], str]] = []
     for pattern, target in rename.items():
         if pattern.count("*") < target.count("*"):
             context.wrong(
-                f"rename: '{target}' has more * than '{pattern}'", "Each * carries over one * of the pattern."
+                f"rename: '{target}' has more * than '{pattern}'", "Each * carries over one * of the pattern.", path
             )
             continue
         regex = "(.*)".join(re.escape(piece) for piece in pattern.split("*"))
         rules.append((re.compile(f"^{regex}$"), target))
     used: set[str] = set()
+    clashes: list[str] = []
     names: dict[str, str] = {}
     for own in model:
         new = own
@@ -218,8 +236,10 @@ def _renamed(context: Context, model: Checkpoint, rename: Mapping[str, str]) -> 
                 used.add(pattern.pattern)
                 break
         if new in names:
-            context.wrong(f"rename gives '{names[new]}' and '{own}' of {model.label} one name, '{new}'")
+            clashes.append(f"'{names[new]}' and '{own}' both become '{new}'")
         names[new] = own
+    if clashes:
+        context.wrong(f"rename makes one of two tensors of {model.label}: {listing(clashes, 2)}", path=path)
     idle = [
         pattern
         for (pattern, _), source in zip(rules, rename, strict=False)
@@ -229,7 +249,8 @@ def _renamed(context: Context, model: Checkpoint, rename: Mapping[str, str]) -> 
     if idle:
         context.wrong(
             f"rename: {listing(repr(p) for p in idle)} matches no tensor of {model.label}",
-            "Check the names: mw inspect, or mw check.",
+            f"Its tensors are called {listing(list(model), 3)}.",
+            path,
         )
     return names
 
@@ -289,7 +310,10 @@ def _plan_owner(
         if whole is None:
             return
         _check_counts(context, whole)
+        before = len(context.problems)
         _check_depths(context, whole, donor, names)
+        if len(context.problems) > before:
+            return  # else every tensor of the further layers would be missing as well
         layout = context.layouts[donor]
         for name in names:
             if any(name in context.names[s.model] for s in whole.sources) or _in(context, whole.base, name):
@@ -324,7 +348,7 @@ def _whole(
     if context.method.base == "ignored" and base is not None and not listed:
         # The community's tool counts such a base as one more model, with the parameters of the recipe.
         needed = [p.name for p in context.method.fields.values() if p.per_model and p.required]
-        if any(name not in level for name in needed for level in [levels[-1]]):
+        if not all(any(name in level for level in levels) for name in needed):
             context.wrong(
                 f"{context.method.name} has no base: it would count '{context.recipe.base_model}' as one more model, but no "
                 f"{listing(needed)} is given for it",
@@ -369,17 +393,29 @@ def _check_counts(context: Context, piece: Slice) -> None:
     if method.base == "required" and piece.base is None:
         context.wrong(
             f"{method.name} needs base_model, the model that the others were tuned from",
-            "Add base_model: path.",
-            piece.path,
+            "Add base_model: PATH (--base PATH on the command line, base= in Python).",
+            ("merge_method",),
         )
         return
     count = sum(1 for source in piece.sources if source.model != piece.base)
+    if piece.base is not None and len(piece.sources) - count > 1:
+        context.wrong(
+            f"the base '{context.models[piece.base].label}' stands here twice, so its layers cannot be told apart",
+            "Keep one of them.",
+            piece.path,
+        )
+        return
     least, most = method.models
+    if count == 0 and piece.sources and piece.sources[0].layers and (least, most) == (1, None):
+        context.note(
+            f"a slice holds only the base: its layers are copied from {context.models[piece.sources[0].model].label}"
+        )
+        return
     if count < least or (most is not None and count > most):
         wanted = f"exactly {least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
         beside = " beside the base" if piece.base is not None else ""
         context.wrong(
-            f"{method.name} needs {wanted} model{'s' * (least != 1 or least != most)}{beside}, got {count}",
+            f"{method.name} needs {wanted} model{'s' * (least != 1 or most not in (None, 1))}{beside}, got {count}",
             path=piece.path,
         )
 
@@ -454,7 +490,29 @@ def _plan_slices(context: Context, slices: Sequence[Slice], names: Sequence[str]
             _plan_outside(context, slices[-1], name)
     first = slices[0].sources[0].model
     ranges = [(piece.sources[0].model, piece.sources[0].layers or (0, 0)) for piece in slices]
-    context.resized.append(Resized(stack, context.layouts[first].stacks[stack], tuple(ranges), path))
+    moved = _moved_kinds(context, stack, ranges)
+    context.resized.append(Resized(stack, context.layouts[first].stacks[stack], tuple(ranges), moved, path))
+
+
+def _moved_kinds(context: Context, stack: str, ranges: Sequence[tuple[int, tuple[int, int]]]) -> tuple[int, ...]:
+    """Layers of the output that are of another kind (hold other tensors) than the donor's layer at that place."""
+    kinds = {model: _kinds(context, stack, model) for model in {context.donor, *(model for model, _ in ranges)}}
+    expected = kinds[context.donor]
+    if not expected:
+        return ()
+    found = [kinds[model].get(number) for model, (first, last) in ranges for number in range(first, last)]
+    last = max(expected)
+    return tuple(i for i, kind in enumerate(found) if kind != expected[min(i, last)])
+
+
+def _kinds(context: Context, stack: str, model: int) -> dict[int, frozenset[str]]:
+    """For each layer the names of its tensors within the layer."""
+    kinds: dict[int, set[str]] = {}
+    for name in context.names[model]:
+        place = context.layouts[model].place(name)
+        if place and place.stack == stack:
+            kinds.setdefault(place.number, set()).add(renumbered(name, place, 0))
+    return {number: frozenset(names) for number, names in kinds.items()}
 
 
 def _placed(context: Context, slices: Sequence[Slice], name: str) -> bool:
@@ -462,7 +520,7 @@ def _placed(context: Context, slices: Sequence[Slice], name: str) -> bool:
 
 
 def _plan_outside(context: Context, piece: Slice, name: str) -> None:
-    if any(name in context.names[s.model] for s in piece.sources):
+    if any(name in context.names[s.model] for s in piece.sources) or untied_elsewhere(context, name):
         plan_tensor(context, piece, name, [name] * len(piece.sources), None, 0.0)
 
 
@@ -493,33 +551,55 @@ def _sibling(context: Context, found: Mapping[int, str], piece: Slice, j: int, s
 
 
 def _say_gathered(context: Context) -> None:
+    for (what, path), names in context.ungiven.items():
+        which = (
+            f", and {_tensors(names)} match none of its entries, such as {names[0]}"
+            if names
+            else ", which is not given"
+        )
+        context.wrong(what + which, "Add it under parameters:.", path)
+    mended: set[tuple[int, int]] = set()
     for (kind, model, other), names in context.gathered.items():
         label = context.models[model].label
+        at = context.places[model]
         if kind == "missing":
+            hint = _rename_hint(context, model, other)
+            if (other, model) in mended:
+                continue  # the same difference, seen from the other side
+            if hint:
+                mended.add((model, other))
             context.wrong(
-                f"{label} lacks {len(names)} tensors that {context.models[other].label} has: {listing(names, 3)}",
-                _rename_hint(context, model, other)
-                or "Mend the names with rename:, or set missing: base or missing: skip.",
+                f"{label} lacks {_tensors(names)} that {context.models[other].label} has: {listing(names, 3)}",
+                hint or "Mend the names with rename:, or set missing: base or missing: skip.",
+                at,
             )
         elif kind == "baseless":
             context.wrong(
                 f"missing: base needs the tensor in the base, and {label} lacks {len(names)}: {listing(names, 3)}",
                 "Use missing: skip, or rename: where the names differ.",
+                at,
             )
         elif kind == "shape":
             context.wrong(
                 f"{label} and {context.models[other].label} differ in shape: {listing(names, 3)}",
                 "Merging needs one architecture and size.",
+                at,
             )
         elif kind == "vocabulary":
             context.wrong(
                 f"{label} and {context.models[other].label} differ in vocabulary size: {listing(names, 3)}",
                 "Embeddings of different vocabularies cannot be merged yet: give the models one tokenizer first.",
+                at,
             )
         elif kind == "kind":
             context.wrong(
-                f"{label} and {context.models[other].label} hold numbers of different kinds in {listing(names, 3)}"
+                f"{label} and {context.models[other].label} hold numbers of different kinds in {listing(names, 3)}",
+                path=at,
             )
+
+
+def _tensors(names: Sequence[str]) -> str:
+    return f"{len(names)} tensor{'s' * (len(names) != 1)}"
 
 
 def _rename_hint(context: Context, model: int, other: int) -> str:

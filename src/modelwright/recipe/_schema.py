@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from modelwright.errors import InputError, Problem, did_you_mean
+from modelwright.methods import METHODS
 from modelwright.recipe._yaml import Lines
 
 Settings = dict[str, Any]
@@ -117,18 +119,30 @@ class Recipe(_Strict):
             extra = [*given, *(key for key in ("merge_method", "base_model") if getattr(self, key))]
             if extra:
                 raise ValueError(f"beside steps there must be no {', '.join(extra)}: they belong to a step")
-            names = [step.name for step in self.steps]
-            if None in names or len(set(names)) != len(names) or any(step.steps for step in self.steps):
-                raise ValueError("every step needs a name of its own, and no steps inside")
+            _check_names([step.name or "" for step in self.steps])
+            if any(step.steps for step in self.steps):
+                raise ValueError("a step cannot have steps inside")
             return self
         if not self.merge_method:
-            raise ValueError("merge_method is missing")
+            raise ValueError("merge_method is missing: name one of mw methods")
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"exactly one of models, slices and modules must stand here, found {found}")
         if self.tokenizer is not None and self.tokenizer_source is not None:
             raise ValueError("tokenizer and tokenizer_source say the same thing: keep one of them")
         return self
+
+
+def _check_names(names: list[str]) -> None:
+    for i, name in enumerate(names):
+        if not name:
+            raise ValueError(f"step {i + 1} of {len(names)} needs a name: later steps and its folder are called by it")
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(
+                f"the step name '{name}' must be letters, digits, _, - and . alone: its folder is called so"
+            )
+        if name in names[:i]:
+            raise ValueError(f"two steps are called '{name}'")
 
 
 def parse(data: Any, lines: Lines) -> Recipe:
@@ -138,7 +152,9 @@ def parse(data: Any, lines: Lines) -> Recipe:
         InputError: Everything that is wrong with its structure, each with its line.
     """
     if not isinstance(data, Mapping):
-        raise InputError(Problem(f"a recipe is a mapping of keys, got {type(data).__name__}", where=lines.file))
+        found = "a list" if isinstance(data, list) else "a text" if isinstance(data, str) else _shown(data)
+        mend = "It starts with merge_method: and models:."
+        raise InputError(Problem(f"a recipe is a mapping of keys, got {found}", mend, lines.where(())))
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -157,13 +173,53 @@ def _problem(entry: Any, lines: Lines) -> Problem:
     dotted = ".".join(str(part) for part in path)
     kind = entry["type"]
     if kind == "extra_forbidden":
-        owner = next((_TYPES[part] for part in reversed(path[:-1]) if part in _TYPES), Recipe)
-        return Problem(f"unknown key '{dotted}'", did_you_mean(str(path[-1]), owner.model_fields), where)
+        return Problem(f"unknown key '{dotted}'", _instead(path), where)
     if kind == "missing":
         return Problem(f"the key '{dotted}' is missing", where=where)
+    if kind == "invalid_key":
+        return Problem(f"the key '{dotted}' must be a text", "Put it in quotes.", where)
+    if "layer_range" in path:
+        whose = ".".join(str(part) for part in path[: path.index("layer_range") + 1])
+        rule = f"'{whose}' must be two whole numbers, [first, one past the last]"
+        return Problem(f"{rule}, got {_shown(entry['input'])}", where=where)
+    rules = {
+        "int_type": "a whole number", "int_from_float": "a whole number", "bool_type": "true or false",
+        "float_type": "a number", "greater_than_equal": f"at least {entry.get('ctx', {}).get('ge')}",
+        "less_than": f"below {entry.get('ctx', {}).get('lt')}",
+    }  # fmt: skip
+    if kind in rules:
+        return Problem(f"{_quoted(dotted)} must be {rules[kind]}, got {_shown(entry['input'])}", where=where)
+    if kind == "model_type" or kind == "dict_type":
+        return Problem(f"{_quoted(dotted)} must be a mapping of keys, got {_shown(entry['input'])}", where=where)
+    if kind == "list_type":
+        return Problem(f"{_quoted(dotted)} must be a list, got {_shown(entry['input'])}", "Write - before each.", where)
+    if kind == "string_type":
+        return Problem(f"{_quoted(dotted)} must be a text, got {_shown(entry['input'])}", where=where)
+    if kind in ("too_short", "string_too_short"):
+        return Problem(f"{_quoted(dotted)} must not be empty", where=where)
+    if kind == "literal_error":
+        expected = entry["ctx"]["expected"]
+        return Problem(f"{_quoted(dotted)} must be {expected}, got {_shown(entry['input'])}", where=where)
     if kind == "value_error":
         return Problem(f"{dotted + ': ' if dotted else ''}{entry['ctx']['error']}", where=where)
-    shown = repr(entry["input"])
-    shown = shown if len(shown) < 80 else shown[:77] + "..."
     message = entry["msg"][:1].lower() + entry["msg"][1:]
-    return Problem(f"'{dotted}': {message}, got {shown}", where=where)
+    return Problem(f"{_quoted(dotted)}: {message}, got {_shown(entry['input'])}", where=where)
+
+
+def _instead(path: tuple[Any, ...]) -> str:
+    """What an unknown key should have been."""
+    key = str(path[-1])
+    if any(key in method.fields for method in METHODS.values()) and path[-2:-1] != ("tokenizer",):
+        return "It is a parameter of the method: write it under parameters:."
+    owner = next((_TYPES[part] for part in reversed(path[:-1]) if part in _TYPES), Recipe)
+    return did_you_mean(key, owner.model_fields, most=99)
+
+
+def _quoted(dotted: str) -> str:
+    return f"'{dotted}'" if dotted else "the recipe"
+
+
+def _shown(value: Any) -> str:
+    words = {None: "nothing", True: "true", False: "false"}
+    shown = words[value] if value is None or isinstance(value, bool) else repr(value)
+    return shown if len(shown) < 80 else shown[:77] + "..."

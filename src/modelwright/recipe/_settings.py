@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,12 +16,37 @@ _CONDITION_KEYS = {"filter", "layers", "value"}
 _SCALARS = (bool, int, float, str)
 
 
+#: What the community's recipes carry from method to method; where it does nothing it passes with a note.
+COMMUNITY = frozenset(
+    {
+        "weight",
+        "density",
+        "gamma",
+        "epsilon",
+        "normalize",
+        "int8_mask",
+        "rescale",
+        "lambda",
+        "t",
+        "scale",
+        "filter_wise",
+    }
+)
+
+
+def idle(name: str, method: Method) -> str | None:
+    """Why a parameter of the community's schema does nothing here; None for one that does, or that nobody knows."""
+    if name in method.ignored:
+        return method.ignored[name]
+    return f"{name} has no effect on {method.name}." if name in COMMUNITY and name not in method.fields else None
+
+
 def check_settings(settings: Mapping[str, Any], method: Method, path: tuple[Any, ...], lines: Lines) -> list[Problem]:
     """Everything that is wrong with one `parameters:` block: names and every value in it."""
     problems: list[Problem] = []
     for name, setting in settings.items():
         at = (*path, name)
-        if name in method.ignored:
+        if idle(name, method):
             continue
         if name not in method.fields:
             mend = did_you_mean(str(name), method.fields)
@@ -45,10 +71,24 @@ def _check(setting: Any, parameter: Parameter, path: tuple[Any, ...], lines: Lin
 
 def _check_scalar(value: Any, parameter: Parameter, path: tuple[Any, ...], lines: Lines) -> list[Problem]:
     try:
-        parameter.check(value)
+        parameter.check(_meant(parameter, value))
     except InputError as error:
         return [Problem(p.what, p.mend, lines.where(path)) for p in error.problems]
     return []
+
+
+def _meant(parameter: Parameter, value: Any) -> Any:
+    """What the community's tool reads from the same text: 1 and 0 as true and false, "0.5" as a number."""
+    others: list[Any] = []
+    if isinstance(value, int | float) and not isinstance(value, bool) and value in (0, 1):
+        others.append(bool(value))
+    elif isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            others.append(float(value))
+    for candidate in (value, *others):
+        with contextlib.suppress(InputError):
+            return parameter.check(candidate)
+    return value
 
 
 def _check_conditions(
@@ -59,7 +99,7 @@ def _check_conditions(
         at = (*path, i)
         if not isinstance(entry, Mapping) or "value" not in entry:
             rule = f"{parameter.method}: {parameter.name}: a list of conditions needs `value:` in every entry"
-            problems.append(Problem(rule, "Write - filter: text, value: number.", lines.where(at)))
+            problems.append(Problem(rule, "Such as {filter: mlp, value: 0.5}.", lines.where(at)))
             continue
         unknown = [str(key) for key in entry if key not in _CONDITION_KEYS]  # type: ignore[reportUnknownVariableType]
         for key in unknown:
@@ -68,12 +108,14 @@ def _check_conditions(
             )
         layers: Any = entry.get("layers")  # type: ignore[reportUnknownMemberType]
         if layers is not None and not _is_range(layers):
-            rule = f"layers must be [first, one past the last], got {layers!r}"
+            rule = f"{parameter.method}: {parameter.name}: layers must be [first, one past the last], got {layers!r}"
             problems.append(Problem(rule, where=lines.where((*at, "layers"))))
         if not isinstance(entry.get("filter"), str | None):  # type: ignore[reportUnknownMemberType]
-            problems.append(Problem("filter must be a text", where=lines.where((*at, "filter"))))
+            rule = f"{parameter.method}: {parameter.name}: filter must be a text, got {entry['filter']!r}"
+            problems.append(Problem(rule, where=lines.where((*at, "filter"))))
         if isinstance(entry["value"], Mapping):
-            problems.append(Problem("value must be a number, text or list", where=lines.where((*at, "value"))))
+            rule = f"{parameter.method}: {parameter.name}: value must be a number, text or list, got a mapping"
+            problems.append(Problem(rule, where=lines.where((*at, "value"))))
         else:
             problems += _check(entry["value"], parameter, (*at, "value"), lines)
     return problems
@@ -83,11 +125,12 @@ def _is_range(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(v) is int and v >= 0 for v in value)  # type: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
-def evaluate(setting: Any, name: str, place: Place | None, t: float) -> Any:
+def evaluate(setting: Any, parameter: Parameter, name: str, place: Place | None, t: float) -> Any:
     """What a setting comes to for one tensor; None where no condition matches, so that the next level is asked.
 
     Args:
         setting: Scalar, gradient or list of conditions, checked already.
+        parameter: What it is a value of.
         name: The tensor's name, which filters look at.
         place: Its layer, which `layers:` looks at.
         t: Where it stands between the first and the last layer, in [0, 1]; 0 for tensors outside the layers.
@@ -95,13 +138,13 @@ def evaluate(setting: Any, name: str, place: Place | None, t: float) -> Any:
     if isinstance(setting, Mapping):
         setting = [setting]
     if not isinstance(setting, list):
-        return setting
+        return _meant(parameter, setting)
     entries: list[Any] = setting  # type: ignore[reportUnknownVariableType]
     if all(isinstance(entry, _SCALARS) or entry is None for entry in entries):
-        return _gradient(entries, t)
+        return _gradient([_meant(parameter, entry) for entry in entries], t)
     for entry in entries:
         if _matches(entry, name, place):
-            return evaluate(entry["value"], name, place, t)
+            return evaluate(entry["value"], parameter, name, place, t)
     return None
 
 
@@ -134,7 +177,7 @@ def resolve(parameter: Parameter, levels: Iterable[Mapping[str, Any]], name: str
     """
     for settings in levels:
         if parameter.name in settings:
-            value = evaluate(settings[parameter.name], name, place, t)
+            value = evaluate(settings[parameter.name], parameter, name, place, t)
             if value is not None:
                 return parameter.check(value)
     return None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelwright.architectures import resize_config
 from modelwright.checkpoint import Checkpoint, Part, read_json
+from modelwright.errors import listing
 from modelwright.recipe._plan import SideFile
 from modelwright.recipe._tokenizers import chosen_template, fingerprint, own_template, tokenizer_donor
 from modelwright.recipe._yaml import Path as YamlPath
@@ -38,6 +39,7 @@ class Resized:
     stack: str
     count: int
     ranges: tuple[tuple[int, tuple[int, int]], ...]
+    moved: tuple[int, ...]  # layers of another kind than the donor's at that place
     path: YamlPath
 
 
@@ -94,21 +96,50 @@ def _with_config(context: Context, donor: int, part: Part) -> Part:
     config: dict[str, Any] = dict(part.config)
     for resized in context.resized:
         sources = [(context.models[model].config or {}, first, last) for model, (first, last) in resized.ranges]
+        before = config
         config, found = resize_config(config, resized.stack, sources, resized.count)
+        if resized.moved and not _lists_changed(before, config):
+            context.note(
+                f"layers {listing(resized.moved, 6)} of '{resized.stack}' hold other tensors than the layers of "
+                f"{context.models[donor].label} at these places, and config.json has no list of layer kinds: the result may "
+                "not load. Move layers only to where the configuration expects their kind"
+            )
         total = sum(last - first for _, first, last in sources)
         if not found and total != resized.count:
             context.note(
                 f"config.json has no key for the {resized.count} layers of '{resized.stack}': set it to {total}"
             )
     if context.untied:
-        config["tie_word_embeddings"] = False
+        _untie(config)
     floats = Counter[str]()
     for tensor in context.tensors:
         if tensor.part == part.prefix and tensor.dtype.floating:
             floats[tensor.dtype.name] += tensor.size
     if floats:
-        _set_dtype(config, floats.most_common(1)[0][0])
+        name = floats.most_common(1)[0][0]
+        if "model_type" in config and "dtype" not in config and (context.recipe.out_dtype or context.recipe.dtype):
+            config.setdefault("torch_dtype", name)  # the key that transformers of every age read
+        _set_dtype(config, name)
     return replace(part, config=config)
+
+
+def _lists_changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a list with one entry a layer was rebuilt, at the top or in a tower's configuration."""
+    return any(
+        value != before.get(key) and (isinstance(value, list | str) or _inner_changed(before.get(key), value))
+        for key, value in after.items()
+    )
+
+
+def _inner_changed(before: Any, after: Any) -> bool:
+    return isinstance(before, dict) and isinstance(after, dict) and _lists_changed(before, after)  # type: ignore[reportUnknownArgumentType]
+
+
+def _untie(config: dict[str, Any]) -> None:
+    config["tie_word_embeddings"] = False
+    for key, value in config.items():
+        if key in ("text_config", "llm_config", "language_config") and isinstance(value, dict):
+            config[key] = {**value, "tie_word_embeddings": False}
 
 
 def _set_dtype(config: dict[str, Any], name: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from modelwright.architectures import Place, tie_source, ties_embeddings, vocabulary_tensor
+from modelwright.architectures import Place, is_computed, tie_source, ties_embeddings, vocabulary_tensor
 from modelwright.checkpoint import TensorRef
 from modelwright.errors import InputError
+from modelwright.methods import Parameter
 from modelwright.recipe._plan import Fate, Input, PlannedTensor
 from modelwright.recipe._settings import resolve
 from modelwright.tensors import dtype as find_dtype, promote
@@ -37,21 +38,26 @@ def plan_tensor(
         t: Position for gradients.
         copy: Take it from the only source as it is.
     """
-    found = [_find(context, source.model, wanted, piece) for source, wanted in zip(piece.sources, own, strict=True)]
-    if _is_alias(context, piece, found):
-        for entry in found:
-            if entry:
-                _settle(context, entry, name, "tied-alias")
+    found = [_find(context, source.model, wanted) for source, wanted in zip(piece.sources, own, strict=True)]
+    anchor = _anchor(context, piece, name, found)
+    heads = _only_aliases(context, name, [*found, anchor])
+    if heads:
+        for entry in heads:
+            _settle(context, entry, name, "tied-alias")
         return
-    base, inputs, sources = _inputs(context, piece, name, own, found)
+    held = [entry for entry in (*found, anchor) if entry]
+    if held and is_computed(name, _ref(context, held[0]).shape):
+        _plan_buffer(context, name, _part(context, name, held[0]), tuple(dict.fromkeys(held)), None)
+        return
+    base, inputs, sources = _inputs(context, piece, name, own, found, anchor)
     if not inputs:
         return
     refs = [_ref(context, entry) for entry in (*inputs, *([base] if base else []))]
     if not _fit(context, [*inputs, *([base] if base else [])], refs, name):
         return
-    _note_untied(context, name, found, own)
+    _note_untied(context, name, [*inputs, *([base] if base else [])])
     shape = refs[0].shape
-    part = next((p.prefix for p in reversed(context.models[inputs[0].model].parts) if name.startswith(p.prefix)), "")
+    part = _part(context, name, inputs[0])
     if not all(ref.dtype.floating for ref in refs):
         _plan_buffer(context, name, part, inputs, base)
         return
@@ -74,45 +80,62 @@ def plan_tensor(
     context.tensors.append(PlannedTensor(name, part, shape, dtype, inputs, base, action, parameters))
 
 
-def _find(context: Context, model: int, name: str, piece: Slice) -> Input | None:
+def _part(context: Context, name: str, entry: Input) -> str:
+    return next((p.prefix for p in reversed(context.models[entry.model].parts) if name.startswith(p.prefix)), "")
+
+
+def _find(context: Context, model: int, name: str) -> Input | None:
     """The tensor of this name in a model, or the embedding that it is tied to there; None where it is missing."""
     own = context.names[model].get(name)
     if own is not None:
         return Input(model, own)
     checkpoint = context.models[model]
-    if ties_embeddings(checkpoint.config):
-        others = [context.names[s.model].get(name) for s in piece.sources]
-        shapes = [context.models[s.model][o].shape for s, o in zip(piece.sources, others, strict=True) if o]
-        target = tie_source(name, checkpoint.shapes, shapes[0]) if shapes and vocabulary_tensor(name) else None
+    if vocabulary_tensor(name) and ties_embeddings(checkpoint.config):
+        stored = ((m, names.get(name)) for m, names in zip(context.models, context.names, strict=True))
+        shape = next((m[key].shape for m, key in stored if key), None)
+        target = tie_source(name, checkpoint.shapes, shape) if shape else None
         if target is not None:
             return Input(model, target)
     return None
 
 
-def _is_alias(context: Context, piece: Slice, found: Sequence[Input | None]) -> bool:
-    """Whether the tensor is another name of an embedding in every model that takes part, so that one copy suffices."""
+def _anchor(context: Context, piece: Slice, name: str, found: Sequence[Input | None]) -> Input | None:
+    """The base's tensor; None where there is no base, or it lacks the tensor."""
+    if piece.base is None:
+        return None
+    at = next((j for j, source in enumerate(piece.sources) if source.model == piece.base), None)
+    return found[at] if at is not None else _find(context, piece.base, name)
+
+
+def _only_aliases(context: Context, name: str, found: Sequence[Input | None]) -> list[Input]:
+    """The stored heads, if the tensor is another name of an embedding in every model: then one copy suffices."""
     entries = [entry for entry in found if entry]
-    if piece.base is not None and all(s.model != piece.base for s in piece.sources):
-        pass  # the base ties or not with the others: its own alias is settled below
-    real = [entry for entry in entries if entry.name in context.models[entry.model].tied]
-    virtual = [entry for entry in entries if entry.name not in context.models[entry.model].tied]
-    return bool(real) and all(_is_virtual(context, entry, real) for entry in virtual)
+    stored = [entry for entry in entries if not _virtual(context, entry, name)]
+    return stored if all(entry.name in context.models[entry.model].tied for entry in stored) else []
 
 
-def _is_virtual(context: Context, entry: Input, real: Sequence[Input]) -> bool:
-    """Whether an entry stands for the head of a model that stores none."""
-    heads = {r.name for r in real}
-    return not any(context.names[entry.model].get(head) for head in heads)
+def _virtual(context: Context, entry: Input, name: str) -> bool:
+    """Whether an entry is an embedding that stands for the head of a model that stores none."""
+    return vocabulary_tensor(name) and context.names[entry.model].get(name) != entry.name
+
+
+def untied_elsewhere(context: Context, name: str) -> bool:
+    """Whether some model of the recipe stores this head as a tensor of its own."""
+    return vocabulary_tensor(name) and any(
+        own is not None and own not in model.tied
+        for model, own in ((m, names.get(name)) for m, names in zip(context.models, context.names, strict=True))
+    )
 
 
 def _inputs(
-    context: Context, piece: Slice, name: str, own: Sequence[str], found: Sequence[Input | None]
+    context: Context,
+    piece: Slice,
+    name: str,
+    own: Sequence[str],
+    found: Sequence[Input | None],
+    base: Input | None,
 ) -> tuple[Input | None, tuple[Input, ...], list[Source]]:
     """The base's tensor, the others', and the sources they come from, after the rule for missing ones."""
-    base: Input | None = None
-    if piece.base is not None:
-        at = next((j for j, s in enumerate(piece.sources) if s.model == piece.base), None)
-        base = found[at] if at is not None else _find(context, piece.base, name, piece)
     inputs: list[Input] = []
     sources: list[Source] = []
     holder = next((entry.model for entry in (*found, base) if entry), 0)
@@ -123,7 +146,7 @@ def _inputs(
             context.gather("missing", source.model, holder, wanted)
             continue
         if entry is None and context.recipe.missing == "base":
-            anchor = base
+            anchor = base or _find(context, context.donor, name)  # a method without a base can take tensors from one
             if anchor is None:
                 context.gather("baseless", piece.base if piece.base is not None else source.model, holder, wanted)
                 continue
@@ -137,7 +160,8 @@ def _inputs(
             context.gather("missing", piece.base, holder, name)
         elif context.recipe.missing == "base":
             context.gather("baseless", piece.base, holder, name)
-    if not inputs and base is not None and context.recipe.missing == "skip":
+    alone = all(source.model == piece.base for source in piece.sources)
+    if not inputs and base is not None and (alone or context.recipe.missing == "skip"):
         return None, (base,), []  # only the base has it
     return base, tuple(inputs), sources
 
@@ -169,27 +193,32 @@ def _settle(context: Context, entry: Input, name: str, fate: Fate) -> None:
     if fate in ("merged", "copied") and shown is not None and shown != entry.name:
         fate = "renamed"
     key = (entry.model, entry.name)
-    if context.fates.get(key) in (None, "dropped", "base"):
+    if context.fates.get(key) in (None, "dropped"):
         context.fates[key] = fate
     assert entry.name in checkpoint
 
 
-def _note_untied(context: Context, name: str, found: Sequence[Input | None], own: Sequence[str]) -> None:
-    """A head that some models tie and others do not is written on its own, and the configuration must say so."""
+def _note_untied(context: Context, name: str, entries: Sequence[Input]) -> None:
+    """A head that is written on its own is true only with a configuration that says so."""
     if not vocabulary_tensor(name):
         return
-    virtual = [e for e, w in zip(found, own, strict=True) if e and context.names[e.model].get(w) != e.name]
-    tied = [e for e in found if e and e.name in context.models[e.model].tied]
-    if virtual or tied:
+    virtual = [entry for entry in entries if _virtual(context, entry, name)]
+    if virtual or any(entry.name in context.models[entry.model].tied for entry in entries):
         context.untied = True
         context.note(f"some models tie '{name}' to the embedding and some do not: the output has its own, untied")
-    if virtual and all(context.names[e.model].get(w) is None for e, w in zip(found[:1], own[:1], strict=True) if e):
+    elif any(
+        tie_source(name, model.shapes) and not ties_embeddings(model.config)
+        for model in (context.models[entry.model] for entry in entries)
+    ):
+        context.untied = True  # the donor may be a model that ties
+    if entries[0] in virtual:
         context.created.append(name)
 
 
 def _plan_buffer(context: Context, name: str, part: str, inputs: tuple[Input, ...], base: Input | None) -> None:
-    """Integers and booleans are not averaged: the donor's are copied, and others are compared while running."""
+    """Integers, booleans and what models compute themselves are not averaged: the donor's are copied, and others are compared while running."""
     order = (base, *inputs) if base else inputs
+    order = tuple(sorted(order, key=lambda entry: entry.model != context.donor))  # stable: the donor first
     kept = order[0]
     ref = _ref(context, kept)
     _settle(context, kept, name, "copied")
@@ -221,13 +250,7 @@ def _parameters(
             if value is None and parameter.name in defaults:
                 value = defaults[parameter.name]
             elif value is None and parameter.required:
-                whose = f" for {context.models[source.model].label}" if source else ""
-                context.wrong(
-                    f"{context.method.name} needs the parameter '{parameter.name}'{whose} ({parameter.rule}), which is "
-                    f"not given{'' if not _partly(parameter.name, piece, sources) else f' for every tensor, such as {name}'}",
-                    f"Add it under parameters: {parameter.name}: ...",
-                    source.path if source else piece.path,
-                )
+                _ungiven(context, parameter, piece, source, name)
                 return None
             found.append(value)
         values[parameter.name] = tuple(found) if parameter.per_model else found[0]
@@ -240,8 +263,13 @@ def _parameters(
     return values
 
 
-def _partly(name: str, piece: Slice, sources: Sequence[Source]) -> bool:
-    return any(name in level for level in (*piece.levels, *(s.parameters for s in sources)))
+def _ungiven(context: Context, parameter: Parameter, piece: Slice, source: Source | None, name: str) -> None:
+    """Note a parameter that is given nowhere, or whose conditions pass this tensor by."""
+    whose = f" for {context.models[source.model].label}" if source else ""
+    what = f"{context.method.name} needs the parameter '{parameter.name}'{whose} ({parameter.rule})"
+    names = context.ungiven.setdefault((what, source.path if source else piece.path), [])
+    if any(parameter.name in level for level in (*piece.levels, *([source.parameters] if source else []))):
+        names.append(name)
 
 
 def same_everywhere(context: Context) -> None:
@@ -249,8 +277,9 @@ def same_everywhere(context: Context) -> None:
     merged = [tensor for tensor in context.tensors if tensor.action == "merge"]
     if not merged:
         return
-    rounds = context.method.rounds(merged[0].parameters)
-    names = dict.fromkeys(name for entry in rounds for name in entry.uniform)
+    # Any tensor may be the one that asks for a statistic: a filter can give the first one other parameters.
+    asked = (entry for tensor in merged for entry in context.method.rounds(tensor.parameters))
+    names = dict.fromkeys(name for entry in asked for name in entry.uniform)
     for tensor in merged:
         for name in names:
             if tensor.parameters[name] != merged[0].parameters[name]:

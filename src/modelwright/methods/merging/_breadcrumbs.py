@@ -194,7 +194,7 @@ _CITE = """@inproceedings{davari2024breadcrumbs,
   year={2024},
 }"""
 _PAPER = {"paper": {"density": 0.15, "gamma": 0.006, "lambda": 0.3, "overlap": "error", "weight": 1.0}}
-_LAWS = frozenset({"permutation", "base", "scaling", "negation", "single"})
+_LAWS = frozenset({"identity", "permutation", "base", "scaling", "negation", "single"})
 
 BREADCRUMBS = Method(
     name="breadcrumbs",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -47,16 +47,18 @@ def linear(models: Sequence[Array], *, weight: Weights = 1.0, normalize: bool = 
         Wortsman et al. 2022, arXiv:2203.05482, "uniform soup" with weights.
     """
     weights = per_model(weight, len(models))
+    _check({"weight": weights, "normalize": normalize})
     total = added([model * w for model, w in zip(models, weights, strict=True)])
-    if not normalize:
-        return total
-    divisor = sum(weights)
-    if abs(divisor) <= 1e-12 * sum(abs(w) for w in weights):  # 0.1 + 0.2 - 0.3 is not 0 in binary
+    return total / sum(weights) if normalize else total
+
+
+def _check(p: Mapping[str, Any]) -> None:
+    # Relative to their size: 0.1 + 0.2 - 0.3 is not 0 in binary.
+    if p["normalize"] and abs(sum(p["weight"])) <= 1e-12 * sum(abs(w) for w in p["weight"]):
         raise InputError(
             "linear: the weights add up to 0, so they cannot be normalised",
             "Change them, or set normalize: false.",
         )
-    return total / divisor
 
 
 LINEAR = Method(
@@ -66,6 +68,7 @@ LINEAR = Method(
     summary="The average of models tuned from one start: the safe first choice, and the baseline of all others.",
     function=linear,
     params=LinearParams,
+    check=_check,
     base="ignored",
     models=(1, None),
     laws=frozenset({"identity", "permutation", "single"}),

@@ -77,7 +77,7 @@ MODEL_STOCK = Method(
     params=ModelStockParams,
     base="required",
     models=(2, None),
-    laws=frozenset({"identity", "permutation", "base", "negation"}),
+    laws=frozenset({"identity", "permutation", "base", "scaling", "negation"}),
     scope=lambda p: "row" if p["filter_wise"] else "tensor",
     differs=(
         "The paper has one ratio per layer (weight with bias); per tensor, as mergekit, needs no layer table.",

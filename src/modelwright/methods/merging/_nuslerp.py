@@ -106,7 +106,7 @@ NUSLERP = Method(
     base="optional",
     models=(2, 2),
     reproducible="tolerance",  # sine and arc cosine are not the same to the last bit on every CPU
-    laws=frozenset({"identity", "base", "permutation"}),
+    laws=frozenset({"identity", "permutation", "base", "scaling", "negation"}),
     differs=(
         "Angles are computed in float64; vectors whose cosine is 1 in float32 but not in float64 stay on the arc.",
         "nuslerp_row_wise: true takes vectors along the first axis (columns of a matrix) as mergekit does, whatever "

@@ -64,7 +64,7 @@ SLERP = Method(
     params=SlerpParams,
     base="required",
     models=(1, 1),
-    laws=frozenset({"identity", "base"}),
+    laws=frozenset({"identity", "base", "single"}),
     reproducible="tolerance",  # sine and arc cosine are not the same to the last bit on every CPU
     differs=(
         "Angle and norms are float64 sums (mergekit: float32), so the last digits differ on large tensors.",

@@ -68,7 +68,7 @@ TASK_ARITHMETIC = Method(
     params=TaskArithmeticParams,
     base="required",
     models=(1, None),
-    laws=frozenset({"permutation", "base", "scaling", "negation", "single"}),
+    laws=frozenset({"identity", "permutation", "base", "scaling", "negation", "single"}),
     presets={"paper": {"lambda": 0.3}},
     ignored={
         "int8_mask": INT8_MASK,

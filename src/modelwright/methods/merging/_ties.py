@@ -30,7 +30,7 @@ class TiesParams(TaskVectorParams):
 
     density: Annotated[float, PER_MODEL, fraction("Share of this task vector that is kept, largest first.")] = 1.0
     normalize: bool = Field(True, description="Divide by the sum of the weights that agree with the elected sign.")
-    rescale: bool = Field(False, description="Scale the trimmed task vector back to its L1 norm.")
+    rescale: bool = Field(False, description="Scale the trimmed task vector back to its L1 norm, tensor by tensor.")
     scope: Literal["row", "tensor", "model"] = Field(
         "tensor", description="What the kept share is counted over: each row (last axis), each tensor, or the model."
     )
@@ -73,7 +73,7 @@ def ties(
         density: Share kept, in [0, 1]; one for all, or n. 0 drops the task vector.
         normalize: Divide by the agreeing weights; otherwise the agreeing entries are added.
         lambda_: Scale of the merged task vector; `lambda` in recipes.
-        rescale: Restore the L1 norm of each task vector after trimming.
+        rescale: Restore the L1 norm of each tensor of a task vector after trimming.
         scope: `row` counts along the last axis, `tensor` over the array. `model` is the paper's: `mw.merge` counts over
             the whole model; called directly, the arrays given are the model.
         sign_method: `sum` (mass, the paper's) or `count`.
@@ -258,7 +258,7 @@ TIES = Method(
     params=TiesParams,
     base="required",
     models=(1, None),
-    laws=frozenset({"permutation", "base", "scaling", "negation", "single", "identity"}),
+    laws=frozenset({"identity", "permutation", "base", "scaling", "negation", "single"}),
     scope=lambda p: "model" if rounds(p) else p["scope"],
     rounds=rounds,
     presets={"paper": {"density": 0.2, "scope": "model", "zero_sign": "majority", "weight": 1.0}},

@@ -1,0 +1,261 @@
+"""Write what the methods' records say: docs/methods/, the navigation in mkdocs.yml and the table in README.md.
+
+python docs/generate.py            write
+python docs/generate.py --check    write nothing; exit 1 and name the files that are stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelwright.api import registry
+from modelwright.cli._methods import describe, models_text
+from modelwright.methods import LAWS, Method
+
+ROOT = Path(__file__).resolve().parent.parent
+PLACES = ("first", "second", "third")
+NO_BASE = {"required": "required", "optional": "optional", "ignored": "none"}
+
+
+def files() -> dict[Path, str]:
+    """Every generated text by its path; files that hold more than that keep the rest."""
+    methods = list(registry().values())
+    pages = {ROOT / "docs" / "methods" / f"{method.name}.md": page(method) for method in methods}
+    pages[ROOT / "docs" / "methods" / "index.md"] = index(methods)
+    nav = ["      - methods/index.md", *(f"      - {method.title}: methods/{method.name}.md" for method in methods)]
+    pages[ROOT / "mkdocs.yml"] = between(ROOT / "mkdocs.yml", "      # methods", "      # /methods", "\n".join(nav))
+    readme = ROOT / "README.md"
+    pages[readme] = between(readme, "<!-- methods -->", "<!-- /methods -->", table(methods, "docs/methods/"))
+    return pages
+
+
+def between(path: Path, start: str, stop: str, text: str) -> str:
+    """The file's text with what stands between two marker lines replaced; unchanged where they are missing."""
+    old = path.read_text(encoding="utf-8")
+    if start not in old or stop not in old:
+        return old
+    before, _, rest = old.partition(f"{start}\n")
+    return f"{before}{start}\n{text}\n{stop}{rest.partition(stop)[2]}"
+
+
+def table(methods: Sequence[Method], folder: str) -> str:
+    """One row a method."""
+    rows = ["| method | models | base | paper | |", "|---|---|---|---|---|"]
+    for method in methods:
+        link = f"[`{method.name}`]({folder}{method.name}.md)"
+        cells = [link, models_text(method), NO_BASE[method.base], paper(method), method.summary]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def index(methods: Sequence[Method]) -> str:
+    """The methods' first page."""
+    return f"""{head("the records of all methods")}
+# Merging methods
+
+Each method is one pure function on arrays and one record, from which this page, the command line's help, recipe
+validation and the law tests are made. *Models* counts those beside the base; *base* says whether a base model is needed.
+
+{table(methods, "")}
+
+`mw methods` prints this table and `mw methods NAME` one method in full; `--json` gives the records as data, `--cite`
+BibTeX. Own methods join by [one file](../contributing.md).
+
+## Semantics
+
+`semantics: community`, the default everywhere, gives what the community's recipes give today. `semantics: paper` fills
+in the values of each method's paper where the recipe gives none; they stand in the column *paper* of its page.
+
+## The laws
+
+Each record names the laws that hold for its method, and tests try every one of them, as well as that no law which holds
+is left out. They speak of exact arithmetic up to rounding.
+
+{bullets(f"**{law}**: {text}." for law, text in LAWS.items())}
+"""
+
+
+def page(method: Method) -> str:
+    """One method's page."""
+    data = describe(method)
+    parts = [head(f"the record of {method.name}"), f"# {method.title}", method.summary, facts(method, data)]
+    yaml, command, python = examples(method)
+    parts += [
+        "## Use", f"```yaml\n{yaml}\n```", f"```console\n$ {command}\n```" if command else "",
+        f"```python\nimport modelwright as mw\n\n{python}\n```" if python else "",
+    ]  # fmt: skip
+    if data["parameters"]:
+        parts += ["## Parameters", parameters(data["parameters"])]
+    if method.ignored:
+        known = bullets(f"`{name}`: {reason}" for name, reason in sorted(method.ignored.items()))
+        parts.append(f"Keys of the community's schema that are accepted with a note:\n\n{known}")
+    home = "modelwright.methods.merging"
+    parts += ["## What it computes", f"::: {home}.{method.name}\n    options:\n      heading_level: 3"]
+    if data["laws"]:
+        parts += ["## Laws", bullets(f"**{law}**: {LAWS[law]}." for law in data["laws"])]
+    if method.differs:
+        numbered = "\n".join(f"{i}. {escaped(text)}" for i, text in enumerate(method.differs, 1))
+        parts += ["## Where it differs", "From the paper, or from well-known implementations:", numbered]
+    if method.cite:
+        parts += ["## Cite", f"```bibtex\n{method.cite}\n```"]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def facts(method: Method, data: Mapping[str, Any]) -> str:
+    """What the record says in a word each."""
+    rows = {"paper": paper(method), "models": models_text(method)}
+    if method.base != "ignored":
+        rows["models"] += " beside the base"
+    rows["base"] = NO_BASE[method.base]
+    scope, passes = by_semantics(method, "community")
+    paper_scope, paper_passes = by_semantics(method, "paper")
+    rows["scope"] = scope if scope == paper_scope else f"{scope}; `semantics: paper`: {paper_scope}"
+    rows["passes over the inputs"] = (
+        f"{passes}" if passes == paper_passes else f"{passes}; `semantics: paper`: {paper_passes}"
+    )
+    if method.random:
+        rows["random"] = "masks are drawn from `seed`"
+    same = {"bits": "the same bytes on every CPU", "tolerance": "to the last digits on different CPUs"}
+    rows["reproducible"] = same[method.reproducible]
+    lines = [
+        f"| name | `{method.name}` |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items() if value),
+    ]
+    return "\n".join(lines)
+
+
+def by_semantics(method: Method, semantics: str) -> tuple[str, int]:
+    """How much of a model one output element depends on, and how often the inputs are read."""
+    values: dict[str, Any] = dict.fromkeys(method.fields) | method.defaults(semantics)
+    lists = {name: (value,) if method.fields[name].per_model else value for name, value in values.items()}
+    return method.scope(lists), 1 + len(method.rounds(lists))
+
+
+def parameters(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The table of a method's parameters."""
+    has_paper = any(entry["paper"] != entry["default"] for entry in entries)
+    rows = [
+        f"| parameter | of | value | default |{' paper |' if has_paper else ''} meaning |",
+        f"|---|---|---|---|{'---|' if has_paper else ''}---|",
+    ]
+    for entry in entries:
+        default = "required" if entry["required"] else shown(entry["default"])
+        special = shown(entry["paper"]) if entry["paper"] != entry["default"] else ""
+        cells = [f"`{entry['name']}`", "each model" if entry["per_model"] else "all", entry["rule"], default]
+        rows.append(f"| {' | '.join([*cells, *([special] if has_paper else []), cell(entry['help'])])} |")
+    return "\n".join(rows)
+
+
+def examples(method: Method) -> tuple[str, str, str]:
+    """A recipe, a command line and a line of Python that this method accepts; the last two may be empty."""
+    own = {name: value for name, value in example_values(method).items() if method.fields[name].per_model}
+    common = {name: value for name, value in example_values(method).items() if name not in own}
+    lines = [f"merge_method: {method.name}"]
+    least, most = method.models
+    if method.base == "ignored" and most == 1:  # nothing to average: layers are stacked
+        lines.append("slices:")
+        for model, start, stop in (("first", 0, 24), ("second", 8, 32)):
+            lines.append(f"  - sources: [{{model: {model}, layer_range: [{start}, {stop}]}}]")
+        return "\n".join([*lines, *block("parameters", common | own)]), "", ""
+    if method.base == "required":
+        lines.append("base_model: base")
+    names = PLACES[: min(most or 2, max(2, least))]
+    lines.append("models:")
+    for name in names:
+        lines += [f"  - model: {name}", *("    " + line for line in block("parameters", own))]
+    lines += block("parameters", common)
+    base = "--base base " if method.base == "required" else ""
+    sets = "".join(f"--set {name}={json.dumps(value)} " for name, value in (own | common).items() if name != "weight")
+    models = " ".join(f"{name}" for name in names)
+    command = f"mw merge {models} --method {method.name} {base}{sets}-o merged"
+    given = {method.fields[name].python_name: value for name, value in (own | common).items() if name != "weight"}
+    keywords = "".join(f", {name}={value!r}" for name, value in given.items())
+    anchor = ', base="base"' if method.base == "required" else ""
+    listed = ", ".join(f'"{name}"' for name in names)
+    call = f'mw.merge([{listed}]{anchor}, method="{method.name}"{keywords})'
+    return "\n".join(lines), command, f'merged = {call}\nmerged.save("merged")'
+
+
+def example_values(method: Method) -> dict[str, Any]:
+    """What must be given, and the numbers that the paper's preset sets: 1 for each model, 0.5 for all."""
+    preset = method.presets.get("paper", {})
+    values: dict[str, Any] = {}
+    for name, parameter in method.fields.items():
+        if parameter.required:
+            values[name] = 1.0 if parameter.per_model else 0.5
+        if isinstance(preset.get(name), float):
+            values[name] = preset[name]
+    return values
+
+
+def block(key: str, values: Mapping[str, Any]) -> list[str]:
+    """A mapping as YAML lines, none where it is empty."""
+    return [f"{key}:", *(f"  {name}: {json.dumps(value)}" for name, value in values.items())] if values else []
+
+
+def paper(method: Method) -> str:
+    """The reference as a link."""
+    for prefix, address in (("arXiv:", "https://arxiv.org/abs/"), ("doi:", "https://doi.org/")):
+        if method.paper.startswith(prefix):
+            return f"[{method.paper}]({address}{method.paper.removeprefix(prefix)})"
+    if method.paper.startswith("https://"):
+        return f"[{re.sub('^https://(www[.])?', '', method.paper)}]({method.paper})"
+    return method.paper
+
+
+def shown(value: Any) -> str:
+    """A value as recipes write it."""
+    return "" if value is None else f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
+
+
+def escaped(text: str) -> str:
+    """Text that markdown takes as it is."""
+    return text.replace("*", "\\*").replace("<", "&lt;")
+
+
+def cell(text: str) -> str:
+    """The same in a table."""
+    return escaped(text).replace("|", "\\|")
+
+
+def bullets(lines: Any) -> str:
+    """A list."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def head(source: str) -> str:
+    """Where a page comes from, for those who would edit it."""
+    return f"<!-- Made by docs/generate.py from {source}: edit that, then run make docs. -->"
+
+
+def main() -> int:
+    """Write the files, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if anything would change")
+    check = parser.parse_args().check
+    wanted = files()
+    folder = ROOT / "docs" / "methods"
+    odd = [path for path in folder.glob("*.md") if path not in wanted]
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if check and stale + odd:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in [*stale, *odd])
+        sys.stderr.write(f"stale: {names}. Run python docs/generate.py.\n")
+        return 1
+    if not check:
+        folder.mkdir(exist_ok=True)
+        for path in stale:
+            path.write_text(wanted[path], encoding="utf-8")
+        for path in odd:  # of a method that is no more
+            path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,341 @@
+"""Folders and files of weights: which files make up a model, and what they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from modelwright.architectures import is_list, is_table, unsupported_quantization
+from modelwright.checkpoint._checkpoint import Checkpoint, Part
+from modelwright.checkpoint._dequantize import dequantized, without_quantization
+from modelwright.checkpoint._refs import TensorRef
+from modelwright.checkpoint._safetensors import read_header
+from modelwright.errors import InputError, MissingExtraError, listing
+
+TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".th")
+#: What each kind of folder calls its weights, the usual name first; transformers looks in this order too.
+_STEMS = {
+    ".safetensors": ("model", "diffusion_pytorch_model", "adapter_model"),
+    ".bin": ("pytorch_model", "diffusion_pytorch_model", "adapter_model"),
+}
+#: Files that trainers leave beside the weights.
+_STATE = ("optimizer", "scheduler", "training_args", "rng_state", "scaler")
+#: Headers are fetched from the Hub this many at a time.
+_CONNECTIONS = 8
+
+
+class RemoteFile(Protocol):
+    """A weight file that is still on the Hub."""
+
+    def header(self) -> tuple[dict[str, TensorRef], dict[str, str]]:
+        """Its tensors and metadata, from a range request."""
+        ...
+
+    def fetch(self) -> Path:
+        """Download it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder; some of its weight files may still be on the Hub.
+
+    Attributes:
+        path: Where it is.
+        remote: The files that are not here yet, by the path they will have.
+        hint: What to add to the mend when something is missing.
+    """
+
+    path: Path
+    remote: Mapping[Path, RemoteFile] = field(default_factory=dict[Path, RemoteFile])
+    hint: str = ""
+
+    def has(self, file: Path) -> bool:
+        """Whether it is here or on the Hub."""
+        return file.is_file() or file in self.remote
+
+    def names(self, root: Path) -> list[str]:
+        """The files directly in one of its folders."""
+        here = {child.name for child in root.iterdir() if child.is_file()} if root.is_dir() else set[str]()
+        return sorted(here | {file.name for file in self.remote if file.parent == root})
+
+    def children(self) -> list[str]:
+        """Its subfolders."""
+        here = {child.name for child in self.path.iterdir() if child.is_dir()} if self.path.is_dir() else set[str]()
+        remote = {file.relative_to(self.path).parts[0] for file in self.remote if file.parent != self.path}
+        return sorted(name for name in here | remote if not name.startswith("."))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weight files of one model.
+
+    Attributes:
+        files: All of them, in order.
+        stem: What files written in their place are called.
+        table: The index: tensor -> file; None for a single file.
+        note: What the user should know about the choice.
+    """
+
+    files: tuple[Path, ...] = ()
+    stem: str = "model"
+    table: Mapping[str, str] | None = None
+    note: str = ""
+
+
+@dataclass
+class _Contents:
+    """What has been read so far."""
+
+    tensors: dict[str, TensorRef] = field(default_factory=dict[str, TensorRef])
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+    notes: list[str] = field(default_factory=list[str])
+    consumed: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def from_folder(folder: Folder, label: str) -> Checkpoint:
+    """The model, or models, in a folder.
+
+    Raises:
+        InputError: It holds no weights, or they are incomplete, damaged or quantised.
+    """
+    whole = _Contents()
+    parts: list[Part] = []
+    for root in _roots(folder, whole.notes):
+        weights = weight_files(folder, root)
+        if not weights.files:
+            continue
+        prefix = "" if root == folder.path else f"{root.relative_to(folder.path).as_posix()}/"
+        config = read_json(root / "config.json")
+        contents = _read(folder, weights, config or {}, f"{label}/{prefix}".rstrip("/") if prefix else label)
+        whole.tensors |= {prefix + name: ref for name, ref in contents.tensors.items()}
+        whole.consumed |= {prefix + name: why for name, why in contents.consumed.items()}
+        whole.metadata |= contents.metadata
+        whole.notes += contents.notes
+        parts.append(Part(prefix, weights.stem, without_quantization(config) if contents.consumed else config))
+    if not parts:
+        shown = listing([*(f"{name}/" for name in folder.children()), *folder.names(folder.path)])
+        raise InputError(
+            f"{folder.path} holds no weights; it has: {shown}",
+            f"A model folder has *.safetensors or *.bin files. {folder.hint}".rstrip(),
+        )
+    return _checkpoint(whole, label, folder.path, tuple(parts))
+
+
+def from_file(path: Path, label: str) -> Checkpoint:
+    """The tensors of one weight file."""
+    return _checkpoint(_read(Folder(path.parent), Weights((path,)), {}, label), label, path, (Part(),))
+
+
+def _checkpoint(contents: _Contents, label: str, path: Path, parts: tuple[Part, ...]) -> Checkpoint:
+    return Checkpoint(
+        contents.tensors, label=label, path=path, parts=parts, metadata=contents.metadata,
+        notes=tuple(contents.notes), consumed=contents.consumed,
+    )  # fmt: skip
+
+
+# --- which files ---------------------------------------------------------------------------------------------------
+
+
+def _roots(folder: Folder, notes: list[str]) -> list[Path]:
+    """The folders of the models in it: itself, or those that a pipeline lists."""
+    pipeline = folder.path / "model_index.json"
+    modules = folder.path / "modules.json"
+    if pipeline.is_file():
+        names = _pipeline_parts(pipeline)
+        for name in names:
+            root = folder.path / name
+            if (root / "config.json").is_file() and not weight_files(folder, root).files:
+                raise InputError(
+                    f"{root} has a config.json but no weights", f"Download it again. {folder.hint}".rstrip()
+                )
+    elif modules.is_file():
+        names = _sentence_parts(modules)
+    else:
+        return [folder.path]
+    roots = [folder.path / name for name in names]
+    for other in [folder.path, *(folder.path / name for name in folder.children())]:
+        extra = [name for name in folder.names(other) if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES)]
+        if extra and other not in roots:
+            notes.append(f"{other} is no part of the pipeline; left out: {listing(extra)}")
+    return roots
+
+
+def _pipeline_parts(path: Path) -> list[str]:
+    """The components of a diffusers pipeline: name -> [library, class], nulls for those left away."""
+    names: list[str] = []
+    for name, value in (read_json(path) or {}).items():
+        if is_list(value) and len(value) == 2 and all(value) and not name.startswith("_"):
+            names.append(_inside(path, name))
+    return sorted(names)
+
+
+def _sentence_parts(path: Path) -> list[str]:
+    """The modules of a sentence-transformers model, in their order; the path "" is the folder itself."""
+    value = _load_json(path)
+    names: list[str] = []
+    for entry in value if is_list(value) else [None]:
+        name = entry.get("path") if is_table(entry) else None
+        if not isinstance(name, str):
+            raise InputError(f"{path} must hold a list of modules, each with its path", "Copy or download it again.")
+        names.append(_inside(path, name))
+    return list(dict.fromkeys(names))
+
+
+def _inside(path: Path, name: str) -> str:
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise InputError(f"{path} points to '{name}', outside its folder", "Parts lie below their index.")
+    return name
+
+
+def weight_files(folder: Folder, root: Path) -> Weights:
+    """The weight files of one model folder, complete and in order.
+
+    Raises:
+        InputError: Shards are missing, or it is not clear which of several files is meant.
+    """
+    names = folder.names(root)
+    for suffix, stems in _STEMS.items():
+        for stem in stems:
+            single, index = f"{stem}{suffix}", f"{stem}{suffix}.index.json"
+            if single in names:
+                both = f"{root / index} is left out, because {single} is there" if index in names else ""
+                return Weights((root / single,), _stem(stem), None, both)
+            if index in names:
+                return _indexed(folder, root / index, _stem(stem))
+        indices = [name for name in names if name.endswith(f"{suffix}.index.json")]
+        if len(indices) == 1:
+            return _indexed(folder, root / indices[0], _stem(indices[0].removesuffix(f"{suffix}.index.json")))
+        suffixes = (suffix,) if suffix == ".safetensors" else TORCH_SUFFIXES
+        found = [name for name in names if Path(name).suffix in suffixes and not name.startswith(_STATE)]
+        if len(found) == 1 and not indices:
+            return Weights((root / found[0],), _stem(Path(found[0]).stem))
+        if found:
+            kind = "several weight files and no index" if not indices else "several indices"
+            raise InputError(
+                f"{root} has {kind}: {listing(indices or found)}",
+                "Name the file itself, or add the index.json that came with the shards."
+                if not indices
+                else "Move all but one, with its shards, elsewhere.",
+            )
+    return Weights()
+
+
+def _stem(stem: str) -> str:
+    return "model" if stem == "pytorch_model" else stem
+
+
+def _indexed(folder: Folder, index: Path, stem: str) -> Weights:
+    """The shards that an index names, checked to lie beside it."""
+    table = (read_json(index) or {}).get("weight_map")
+    if not is_table(table) or not table or not all(isinstance(name, str) for name in table.values()):
+        raise InputError(f"{index} has no weight_map from tensors to files", "Copy or download the index again.")
+    names = sorted(set(table.values()))
+    for name in names:
+        if Path(name).name != name or "\\" in name:
+            raise InputError(f"{index} points to '{name}', outside its folder", "Shards lie beside their index.")
+    missing = [name for name in names if not folder.has(index.parent / name)]
+    if missing:
+        raise InputError(
+            f"{index} names shards that are missing: {listing(missing)}",
+            f"Copy or download them again. {folder.hint}".rstrip(),
+        )
+    return Weights(tuple(index.parent / name for name in names), stem, table)
+
+
+# --- what they hold ------------------------------------------------------------------------------------------------
+
+
+def _read(folder: Folder, weights: Weights, config: Mapping[str, Any], label: str) -> _Contents:
+    """The tensors of one model, as numbers: quantised ones refused, float8 with scales de-quantised."""
+    contents = _Contents(notes=[weights.note] if weights.note else [])
+    owner: dict[str, str] = {}
+    for file, (tensors, metadata, notes) in zip(weights.files, _headers(folder, weights.files), strict=True):
+        twice = owner.keys() & tensors.keys()
+        if twice:
+            raise InputError(f"{file} repeats tensors of another shard: {listing(sorted(twice))}", "Download it again.")
+        owner |= dict.fromkeys(tensors, file.name)
+        contents.tensors |= tensors
+        contents.metadata |= metadata
+        contents.notes += notes
+    if weights.table is not None:
+        _check_index(label, weights.table, owner, contents.notes)
+    integers = {name for name, ref in contents.tensors.items() if "int" in ref.dtype.name}
+    reason = unsupported_quantization(config, contents.tensors, integers)
+    if reason:
+        raise InputError(
+            f"{label} cannot be merged: {reason}", "Merge the unquantised weights, and quantise the result."
+        )
+    contents.tensors, contents.consumed, notes = dequantized(contents.tensors, config, label)
+    contents.notes += notes
+    return contents
+
+
+def _check_index(label: str, table: Mapping[str, str], owner: Mapping[str, str], notes: list[str]) -> None:
+    """Every tensor of the index must be where it says; tensors that it does not list are read and mentioned."""
+    lost = [name for name, file in table.items() if owner.get(name) != file]
+    if lost:
+        there = f"is in {owner[lost[0]]}" if lost[0] in owner else "is nowhere"
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        raise InputError(
+            f"{label}: the index says that '{lost[0]}' is in {table[lost[0]]}, but it {there}{more}",
+            "The shards are of another version than the index; download all again.",
+        )
+    extra = [name for name in owner if name not in table]
+    if extra:
+        notes.append(f"{label}: the index does not list these tensors; they are read: {listing(extra)}")
+
+
+_Header = tuple[dict[str, TensorRef], dict[str, str], list[str]]
+
+
+def _headers(folder: Folder, files: tuple[Path, ...]) -> list[_Header]:
+    if not any(file in folder.remote for file in files):
+        return [_header(folder, file) for file in files]
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        return list(pool.map(partial(_header, folder), files))
+
+
+def _header(folder: Folder, file: Path) -> _Header:
+    remote = folder.remote.get(file)
+    if file.suffix == ".safetensors":
+        return (*(remote.header() if remote else read_header(file)), [])
+    if file.suffix not in TORCH_SUFFIXES:
+        raise InputError(
+            f"{file} is not a weight file that can be read", "Known: .safetensors, .bin, .pt, .pth, .ckpt, .th."
+        )
+    try:
+        from modelwright.checkpoint._torch import read_torch_file
+    except ModuleNotFoundError:
+        raise MissingExtraError(f"reading {file.name}", "torch", "torch") from None
+    tensors, notes = read_torch_file(remote.fetch() if remote else file)  # pickles have no header to look at
+    return tensors, {}, notes
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None where there is no file.
+
+    Raises:
+        InputError: The file is not a JSON object.
+    """
+    if not path.is_file():
+        return None
+    value = _load_json(path)
+    if not is_table(value):
+        raise InputError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from None

@@ -1,0 +1,33 @@
+"""A folder in which the examples of the documentation can be run as they stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .pages import DOCS, blocks, save
+
+MODELS = ("base", "math", "code", "first", "second", "third")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(MODELS):
+        save(folder / name, seed)
+    return folder
+
+
+@pytest.fixture
+def workshop(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The models, also below path/to, and the first recipe."""
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    for name in MODELS:
+        (tmp_path / name).symlink_to(models / name)
+        (tmp_path / "path" / "to" / name).symlink_to(models / name)
+    (first,) = (block for block in blocks(DOCS / "index.md", "yaml") if block.file == "ties.yml")
+    (tmp_path / "ties.yml").write_text(first.text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path
