@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # `torch==2.13.0`, asked for exactly, is a CPU build where one is offered; a bare `torch` pulls gigabytes of CUDA.
 # Another build: make install TORCH="--index-url https://download.pytorch.org/whl/cu130 torch==2.13.0"
 TORCH  ?= torch==2.13.0
-export UV_NO_CONFIG := 1
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: install demo test test-all lint types bench docs clean
 install: $(VENV)/.installed

@@ -145,6 +145,7 @@ def test_not_tied_by_name_alone() -> None:
     assert tied({}, other) == {}
     assert tied({}, EMBEDDING.astype(np.float64)) == {}
     assert tied({}, EMBEDDING[:3]) == {}
+    assert tied({}, EMBEDDING.view(np.int32)) == {}  # the same bytes, other numbers
     zero = np.zeros((4, 3), np.float32)
     tensors = {"wte.weight": ref(zero), "lm_head.weight": ref(-zero)}
     assert Checkpoint(tensors, parts=(Part(config={}),)).tied == {}  # -0 is 0 but other bytes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 import tempfile
 import time
 import tracemalloc
@@ -58,8 +60,9 @@ def merge(recipe: Recipe, scale: float | None, out: Path, board: Scoreboard) -> 
 
 
 def command(recipe: Path, out: str) -> str:
-    """What to type to merge by a recipe."""
-    return f"mw merge {shlex.quote(recipe.as_posix())} -o {out}"
+    """What to type to merge by a recipe; with the environment's folder where `mw` is not on the path."""
+    program = "mw" if shutil.which("mw") or Path(sys.argv[0]).name != "mw" else shlex.quote(sys.argv[0])
+    return f"{program} merge {shlex.quote(recipe.as_posix())} -o {out}"
 
 
 def _peak(recipe: Path) -> int:

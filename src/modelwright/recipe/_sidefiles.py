@@ -6,19 +6,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modelwright.architectures import resize_config
 from modelwright.checkpoint import Checkpoint, Part, read_json
 from modelwright.errors import listing
+from modelwright.recipe._context import Context
 from modelwright.recipe._plan import SideFile
 from modelwright.recipe._tokenizers import chosen_template, fingerprint, own_template, tokenizer_donor
-from modelwright.recipe._yaml import Path as YamlPath
-
-if TYPE_CHECKING:
-    from modelwright.recipe._resolve import Context
 
 _SUFFIXES = {".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".vocab", ".bpe"}
 _TOKENIZER = re.compile(
@@ -30,17 +27,6 @@ _STALE = re.compile(
     r"^(manifest\.json|trainer_state\.json|train(ing)?_(results|args).*|all_results\.json|eval_results\.json|"
     r"adapter_config\.json|.*\.index\.json|recipe\.yml|mergekit_config\.yml|.*_loss_log.*)$"
 )
-
-
-@dataclass(frozen=True)
-class Resized:
-    """A stack that was rebuilt from slices: per slice the model and its range of layers."""
-
-    stack: str
-    count: int
-    ranges: tuple[tuple[int, tuple[int, int]], ...]
-    moved: tuple[int, ...]  # layers of another kind than the donor's at that place
-    path: YamlPath
 
 
 def side_files(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modelwright.architectures import Place, is_computed, tie_source, ties_embeddings, vocabulary_tensor
 from modelwright.checkpoint import TensorRef
 from modelwright.errors import InputError
 from modelwright.methods import Parameter
+from modelwright.recipe._context import Context, Slice, Source
 from modelwright.recipe._plan import Fate, Input, PlannedTensor
 from modelwright.recipe._settings import resolve
 from modelwright.tensors import dtype as find_dtype, promote
-
-if TYPE_CHECKING:
-    from modelwright.recipe._resolve import Context, Slice, Source
 
 
 def plan_tensor(

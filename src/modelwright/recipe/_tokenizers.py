@@ -6,12 +6,10 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modelwright.checkpoint import Checkpoint, read_json
-
-if TYPE_CHECKING:
-    from modelwright.recipe._resolve import Context
+from modelwright.recipe._context import Context
 
 _PLAIN_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model")
 _LATER = "Different vocabularies cannot be brought together yet: give the models one tokenizer first."
