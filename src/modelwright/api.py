@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
 import traceback
@@ -16,10 +17,10 @@ import numpy as np
 import xxhash
 
 from modelwright.checkpoint import Checkpoint, open as open_checkpoint
-from modelwright.engine import Options, Result, check_out, execute, lazy, settled
+from modelwright.engine import Options, Result, check_inputs, check_out, execute, lazy, settled
 from modelwright.errors import InputError, Problem, did_you_mean
 from modelwright.methods import METHODS, Method, Registry
-from modelwright.recipe import Plan, Stage, load_recipe, resolve
+from modelwright.recipe import SIDE_SUFFIXES, Plan, Stage, load_recipe, resolve
 
 open = open_checkpoint
 
@@ -83,8 +84,8 @@ def merge(
     *,
     method: str | None = None,
     base: Any = None,
-    dtype: str | None = None,
-    out_dtype: str | None = None,
+    dtype: Any = None,
+    out_dtype: Any = None,
     missing: Literal["error", "base", "skip"] | None = None,
     semantics: Literal["community", "paper"] | None = None,
     seed: int | None = None,
@@ -99,7 +100,7 @@ def merge(
             (a YAML file, or the same as a dict).
         method: The method's name; only with a list of models.
         base: The model the others were tuned from. It may stand in the list too.
-        dtype: Output format when `out_dtype` is absent.
+        dtype: Output format when `out_dtype` is absent: a name, or a dtype of numpy or torch.
         out_dtype: Output format; default the widest of the inputs.
         missing: What to do with a tensor that some models lack.
         semantics: `community` (default) or `paper`.
@@ -124,6 +125,7 @@ def merge(
     known = registry(plugins)
     extra = {"dtype": dtype, "out_dtype": out_dtype, "missing": missing, "semantics": semantics, "seed": seed}
     given = {key: value for key, value in extra.items() if value is not None}
+    given |= {key: _dtype_text(given[key]) for key in ("dtype", "out_dtype") if key in given}
     if _is_recipe(models):
         if method is not None or base is not None or parameters:
             named = [key for key, value in (("method", method), ("base", base)) if value is not None] + list(parameters)
@@ -134,6 +136,11 @@ def merge(
         return Job.from_recipe(models, sets, known).checkpoint()  # type: ignore[arg-type]
     data, objects = direct_recipe(models, method, base, parameters, known)
     return Job.from_recipe(data | given, overrides, known, objects).checkpoint()
+
+
+def _dtype_text(value: Any) -> str:
+    """`torch.float32`, `np.float32` and `np.dtype("float32")` as the text they stand for."""
+    return value if isinstance(value, str) else str(getattr(value, "__name__", value))
 
 
 def _is_recipe(models: Any) -> bool:
@@ -199,8 +206,9 @@ def _labelled(model: Checkpoint, label: str) -> Checkpoint:
     if model.path is not None:
         return model
     return Checkpoint(
-        dict(model), label=label, parts=model.parts, metadata=model.metadata, notes=model.notes, consumed=model.consumed
-    )
+        dict(model), label=label, parts=model.parts, metadata=model.metadata, notes=model.notes,
+        consumed=model.consumed, beside=model.beside,
+    )  # fmt: skip
 
 
 class Job:
@@ -265,9 +273,11 @@ class Job:
         choice = Options(**options)
         plans = self.plans()
         out = settled(out)
-        check_out(plans[-1], out, choice)
         if len(plans) == 1:
             return execute(plans[0], out, choice)
+        for plan in plans:
+            check_inputs(plan, out)
+        check_out(plans[-1], out, choice)  # before the inputs are read to see which steps are done
         folders = self._step_folders(out)
         undone = [name for name, folder in folders.items() if not (folder / "manifest.json").is_file()]
         beside = {stage.name: plan.bytes_out for stage, plan in zip(self.stages, plans, strict=True)}
@@ -312,13 +322,14 @@ class Job:
         return opener
 
     def _key(self, stage: Stage, keys: Mapping[str, str]) -> str:
-        """What a step's result depends on: its text, the bytes of its inputs, and this version."""
+        """What a step's result depends on: its text, the bytes of its inputs, the method's code, and this version."""
         contents: dict[str, str] = {}
         opener = self._opener({})
         for reference in sorted(_references(stage.recipe.model_dump())):
             contents[reference] = keys[reference] if reference in keys else _content(opener(reference))
         said = stage.recipe.model_dump(mode="json", exclude={"name"})
-        text = json.dumps([version("modelwright"), said, contents], sort_keys=True)
+        code = _source(self._known.find(stage.recipe.merge_method))
+        text = json.dumps([version("modelwright"), code, said, contents], sort_keys=True)
         return xxhash.xxh3_128_hexdigest(text.encode())
 
 
@@ -337,6 +348,15 @@ def _references(node: Any) -> set[str]:
     return found
 
 
+def _source(method: Method) -> str:
+    """The file that a method's function is in: a plugin changes without a version."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(method.function))
+    except TypeError:  # not a plain function
+        file = None
+    return Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else ""
+
+
 def _content(model: Checkpoint) -> str:
     """A hash of everything in a checkpoint that a merge can depend on."""
     digest = xxhash.xxh3_128()
@@ -345,6 +365,6 @@ def _content(model: Checkpoint) -> str:
         digest.update(np.ascontiguousarray(ref.read()).reshape(-1).view(np.uint8).data)
     if model.path is not None and model.path.is_dir():
         for path in sorted(model.path.rglob("*")):
-            if path.is_file() and path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name != "manifest.json":
+            if path.is_file() and path.suffix in SIDE_SUFFIXES and path.name != "manifest.json":
                 digest.update(path.relative_to(model.path).as_posix().encode() + b"\n" + path.read_bytes())
     return digest.hexdigest()

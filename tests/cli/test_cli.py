@@ -545,3 +545,24 @@ def test_sizes_for_people() -> None:
         "5 GB",
         "7e+03 TB",
     ]
+
+
+@pytest.mark.parametrize("arguments", [("merge", "recipe.yml"), ("merge", "recipe.yml", "-o", "out", "--nope")])
+def test_wrong_options_are_json_too(here: Path, said: Callable[..., tuple[int, str, str]], arguments: Any) -> None:
+    code, out, _ = said(*arguments, "--json")
+    assert (code, json.loads(out)["ok"]) == (2, False)
+    assert "option" in json.loads(out)["problems"][0]["what"]
+
+
+def test_a_failed_run_is_json_too(
+    here: Path, said: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelwright.engine import _run
+    from modelwright.errors import RunError
+
+    def fail(*_: object) -> None:
+        raise RunError("the disk is gone")
+
+    monkeypatch.setattr(_run, "model_facts", fail)
+    code, out, _ = said("merge", "recipe.yml", "-o", "out", "--json")
+    assert (code, json.loads(out)["problems"][0]["what"]) == (1, "the disk is gone")

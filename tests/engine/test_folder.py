@@ -62,6 +62,14 @@ def test_only_our_own_folders_are_overwritten(here: Path) -> None:
         refused(message, name, overwrite=True)
 
 
+def test_a_manifest_of_another_program_does_not_make_it_ours(here: Path) -> None:
+    Path("out").mkdir()
+    for text in ('{"manifest_version": 3, "name": "a browser extension"}', "[]", "not JSON", '{"made_by": null}'):
+        Path("out/manifest.json").write_text(text)
+        message = "'out' was not made by modelwright, so it is not overwritten. Remove it yourself first."
+        refused(message, overwrite=True)
+
+
 def test_an_input_is_not_overwritten(here: Path) -> None:
     mw.merge("recipe.yml").save("mine/out")
     Path("recipe.yml").write_text(RECIPE.replace("model: a", "model: mine/out"), encoding="utf-8")

@@ -196,6 +196,19 @@ def test_narrow_rounds_once_to_nearest_even(values: list[float]) -> None:
             assert math.isinf(half)
 
 
+@QUICK
+@given(base=st.integers(0, 0x7F7F), side=st.sampled_from([-1, 0, 1]), sign=st.sampled_from([-1.0, 1.0]))
+def test_float64_is_rounded_to_bfloat16_in_one_step(base: int, side: int, sign: float) -> None:
+    """Just beside the middle of two neighbours, where float32 in between would land on the middle."""
+    low, high = np.array([base, base + 1], np.uint16).view(ml_dtypes.bfloat16).astype(np.float64)
+    if math.isinf(high):
+        return
+    value = np.array([np.nextafter((low + high) / 2, low + side * math.inf if side else (low + high) / 2)])
+    expected = base if side < 0 or (side == 0 and base % 2 == 0) else base + 1
+    found = int(narrow(sign * value, ml_dtypes.bfloat16).view(np.uint16)[0])
+    assert found == expected | (0x8000 if sign < 0 else 0)
+
+
 @pytest.mark.parametrize("entry", FLOATS, ids=str)
 def test_widen_keeps_every_value(entry: DType) -> None:
     values = np.array([0.0, 0.5, -1.75, entry.largest], np.float64).astype(entry.numpy)

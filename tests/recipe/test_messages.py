@@ -35,6 +35,8 @@ def make_models(folder: Path) -> None:
     for name, tokens in (("ta", "xy"), ("tb", "xz"), ("tc", "xy")):
         tiny.tokenizer(tiny.model(folder / name, 3), tokens)
     tiny.model(folder / "tnone", 4)
+    tiny.write(folder / "kin", {f"kin.{i}": v for i, v in enumerate(whole.values())}, tiny.config(model_type="kin"))
+    tiny.write(folder / "lora", {"base_model.model.lm_head.lora_A.weight": np.ones((2, 4), "f4")}, tiny.config())
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -126,3 +127,29 @@ def test_modules_and_state_dicts_of_torch(here: Path) -> None:
     a.load_state_dict(merged)
     half = mw.merge([a.to(torch.bfloat16), b.to(torch.bfloat16)], method="linear").state_dict()
     assert {tensor.dtype for tensor in half.values()} == {torch.bfloat16, torch.int64}
+
+
+@pytest.mark.torch
+def test_a_tied_head_goes_back_into_its_module() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Tied(torch.nn.Module):
+        def __init__(self, seed: int):
+            super().__init__()
+            torch.manual_seed(seed)
+            self.config = SimpleNamespace(to_dict=lambda: {"tie_word_embeddings": True})
+            self.embed_tokens = torch.nn.Embedding(6, 4)
+            self.lm_head = torch.nn.Linear(4, 6, bias=False)
+            self.lm_head.weight = self.embed_tokens.weight
+
+    a, b = Tied(1), Tied(2)
+    wanted = (a.lm_head.weight + b.lm_head.weight).detach() / 2
+    merged = mw.merge([a, b], method="linear")
+    assert list(merged) == ["embed_tokens.weight"]
+    a.load_state_dict(merged.state_dict())
+    torch.testing.assert_close(a.lm_head.weight.detach(), wanted)
+
+
+def test_dtypes_may_be_objects(here: Path) -> None:
+    for dtype in (np.float16, np.dtype("float16"), "float16"):
+        assert mw.merge(["a", "b"], method="linear", dtype=dtype)[HEAD].dtype.name == "float16"

@@ -512,3 +512,56 @@ def test_chat_templates(here: Path, setting: str, expected: str) -> None:
     mw.merge(data | {"chat_template": setting}).save("out")
     assert expected in (here / "out/chat_template.jinja").read_text()
     assert expected in json.loads((here / "out/tokenizer_config.json").read_text())["chat_template"]
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+
+def pipeline(folder: Path, parts: tuple[str, ...], seed: int) -> Path:
+    """A folder of several models."""
+    rng = np.random.default_rng(seed)
+    for part in parts:
+        tiny.write(folder / part, {"w": rng.normal(size=4).astype(np.float32)}, {"of": part})
+    (folder / "model_index.json").write_text(json.dumps({part: ["diffusers", "Model"] for part in parts}))
+    return folder
+
+
+def test_the_donor_decides_the_parts(here: Path) -> None:
+    pipeline(here / "whole", ("unet", "vae"), 1)
+    loose = {f"{part}/w": np.ones(4, np.float32) for part in ("unet", "vae")}
+    mw.merge([loose], base="whole", method="task_arithmetic").save("out")
+    assert mw.open("out")["vae/w"].read().tolist() == [1.0] * 4
+    assert Path("out/unet/model.safetensors").is_file()
+    mw.merge(["whole"], base=loose, method="task_arithmetic").save("flat")
+    assert list(mw.open("flat")) == ["unet/w", "vae/w"]
+    assert Path("flat/model.safetensors").is_file()
+
+
+def test_a_part_that_only_another_model_has(here: Path) -> None:
+    pipeline(here / "small", ("unet",), 1)
+    pipeline(here / "large", ("unet", "vae"), 2)
+    mw.merge(["large"], base="small", method="task_arithmetic", missing="skip").save("out")
+    assert np.array_equal(tiny.read(here / "out/vae")["w"], tiny.read(here / "large/vae")["w"])
+    assert json.loads(Path("out/vae/config.json").read_text())["of"] == "vae"
+
+
+def test_a_layer_that_moves_is_no_head_whatever_it_is_called(here: Path) -> None:
+    names = [EMBEDDING, *(f"model.layers.{i}.mlp.shared.weight" for i in range(2))]
+    tiny.write(here / "m", {name: np.ones((4, 4), np.float32) for name in names}, {"num_hidden_layers": 2})
+    slices = "".join(f"- sources: [{{model: m, layer_range: [{a}, {b}]}}]\n" for a, b in ((0, 2), (1, 2)))
+    made = plan(f"merge_method: passthrough\nslices:\n{slices}")
+    assert made.created == ()
+    assert made.parts[0].config == {"num_hidden_layers": 3}
+
+
+def test_counting_over_the_model_needs_the_same_models_everywhere(here: Path) -> None:
+    base = {name: np.zeros(4, np.float32) for name in "xy"}
+    one, two = ({name: np.ones(4, np.float32)} for name in "xy")
+    with pytest.raises(mw.InputError) as found:
+        mw.merge([one, two], base=base, method="ties", density=0.5, scope="model", missing="skip")
+    assert str(found.value) == (
+        "ties: what is counted over the whole model needs every tensor in every model; x is in model 1, y is in model 2. "
+        "Use missing: base, or scope: tensor."
+    )
+    merged = mw.merge([one, two], base=base, method="ties", density=0.5, scope="model", missing="base")
+    assert merged["x"].read().shape == (4,)

@@ -153,3 +153,74 @@ def test_overrides_reach_every_step_that_has_the_parameter(here: Path) -> None:
     plans = Job.from_recipe("recipe.yml", ["weight=0.25", "density=0.75"], registry()).plans()
     assert [plan.tensors[0].parameters["weight"] for plan in plans] == [(0.25, 0.25), (0.25,), (0.25, 0.25)]
     assert plans[1].tensors[0].parameters["density"] == (0.75,)
+
+
+@pytest.mark.parametrize("key", ["parameters: {weight: 2}", "chat_template: chatml", "tokenizer_source: base"])
+def test_keys_of_one_merge_do_not_stand_beside_steps(key: str, here: Path) -> None:
+    Path("recipe.yml").write_text(key + RECIPE, encoding="utf-8")
+    name = key.partition(":")[0]
+    with pytest.raises(mw.InputError, match=f"beside steps there must be no {name}: they belong to a step"):
+        mw.merge("recipe.yml")
+
+
+def test_an_override_wins_over_what_a_step_says(here: Path) -> None:
+    own = RECIPE.replace("merge_method: linear", "merge_method: linear\n  dtype: float16\n  seed: 7")
+    Path("recipe.yml").write_text(own, encoding="utf-8")
+    from modelwright.api import Job, registry
+
+    plans = Job.from_recipe("recipe.yml", ["dtype=bfloat16", "seed=9"], registry()).plans()
+    assert [(plan.recipe.dtype, plan.recipe.seed) for plan in plans] == [("bfloat16", 9)] * 3
+
+
+def test_an_input_of_an_earlier_step_is_not_overwritten(here: Path) -> None:
+    mw.merge(["a", "b"], method="linear").save("mine")
+    Path("recipe.yml").write_text(RECIPE.replace("model: a}", "model: mine}"), encoding="utf-8")
+    before = tiny.contents(here)
+    with pytest.raises(mw.InputError, match=r"^the output 'mine' is or holds one of the inputs\."):
+        mw.merge("recipe.yml").save("mine", overwrite=True)
+    assert tiny.contents(here) == before
+
+
+def test_a_changed_plugin_is_noticed(here: Path) -> None:
+    code = """
+from modelwright.methods import Method, Params
+def first(models):
+    return models[0] * FACTOR
+FIRST = Method("first", "First", "", "", first, Params, base="ignored", models=(1, None), laws=frozenset())
+"""
+    recipe = RECIPE.replace("merge_method: linear", "merge_method: first").replace("  parameters: {weight: 1}\n", "", 1)
+    Path("recipe.yml").write_text(recipe, encoding="utf-8")
+    found = []
+    for factor in ("1", "2"):
+        Path("my.py").write_text(code.replace("FACTOR", factor), encoding="utf-8")
+        mw.merge("recipe.yml", plugins=["my.py"]).save("out", overwrite=True)
+        found.append(tiny.read(here / "out")[HEAD])
+    assert not np.array_equal(*found)
+
+
+def test_changed_code_of_an_input_is_noticed(here: Path, computed: list[str]) -> None:
+    (here / "a/modeling.py").write_text("x = 1", encoding="utf-8")
+    mw.merge("recipe.yml").save("out")
+    computed.clear()
+    (here / "a/modeling.py").write_text("x = 2", encoding="utf-8")
+    mw.merge("recipe.yml").save("out", overwrite=True)
+    assert computed[0] == "linear"
+
+
+def test_a_step_has_the_tokenizer_that_its_result_will_have(here: Path) -> None:
+    for name in ("a", "b", "base"):
+        tiny.tokenizer(here / name, "xyz", template="{{ 'hi' }}")
+    text = RECIPE + "  tokenizer_source: base\n  chat_template: auto\n"
+    Path("recipe.yml").write_text(text, encoding="utf-8")
+    from modelwright.api import Job, registry
+
+    assert all("tokenizer" not in plan.facts for plan in Job.from_recipe("recipe.yml", [], registry()).plans())
+    mw.merge("recipe.yml").save("out")
+    assert Path("out/tokenizer.json").read_bytes() == Path("base/tokenizer.json").read_bytes()
+
+
+def test_a_merge_in_memory_hands_its_tokenizer_on(here: Path) -> None:
+    tiny.tokenizer(here / "a", "xyz", template="{{ 'hi' }}")
+    soup = mw.merge(["a", "b"], method="linear")
+    mw.merge([soup, "base"], method="linear").save("out")
+    assert Path("out/tokenizer.json").read_bytes() == Path("a/tokenizer.json").read_bytes()

@@ -64,18 +64,25 @@ class Layout:
             if split:
                 depths.setdefault(split[0], set()).add(split[1])
         self._places: dict[str, Place] = {}
+        self._layers: dict[tuple[str, int], list[str]] = {}
         self.stacks: dict[str, int] = {}
         numbers = {stack: _numbers(stack, found) for stack, found in depths.items()}
+        counts = {stack: len(set(found.values())) for stack, found in numbers.items()}
+        nested = {stack: any(len(depth) > 1 for depth in found) for stack, found in depths.items()}
         for name, split in found.items():
             if split:
                 stack, depth = split
-                count = len(set(numbers[stack].values()))
-                self._places[name] = Place(stack, numbers[stack][depth], count, any(len(d) > 1 for d in depths[stack]))
-                self.stacks[stack] = count
+                self._places[name] = Place(stack, numbers[stack][depth], counts[stack], nested[stack])
+                self._layers.setdefault((stack, numbers[stack][depth]), []).append(name)
+                self.stacks[stack] = counts[stack]
 
     def place(self, name: str) -> Place | None:
         """The layer a tensor belongs to; None for embeddings, heads and final norms."""
         return self._places.get(name)
+
+    def layer(self, stack: str, number: int) -> list[str]:
+        """The tensors of one layer."""
+        return self._layers.get((stack, number), [])
 
 
 def _numbers(stack: str, depths: set[tuple[int, ...]]) -> dict[tuple[int, ...], int]:

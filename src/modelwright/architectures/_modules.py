@@ -12,6 +12,8 @@ _TOWERS = (
     ("vision_tower", re.compile(r"vision|visual|image_encoder|vit\b")),
     ("audio_tower", re.compile(r"audio|speech_encoder")),
 )
+#: The names that recipes use; any other is a part of tensor names.
+MODULES = (*(name for name, _ in _TOWERS), "text_decoder", "shared", "default")
 
 
 def module_of(name: str, modules: list[str]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,8 @@ def _pairs(folder: Path, model: Checkpoint) -> list[_Pair]:
     odd += [module for module in own if module not in sides]
     if odd or not sides:
         raise InputError(f"{folder}: not a plain LoRA of linear layers: {listing(odd)}", _LATER)
-    targets = {module: _target(module, model) for module in sides}
+    endings = _endings(model)
+    targets = {module: _target(module, model, endings) for module in sides}
     lost = [module for module, target in targets.items() if target is None]
     if lost:
         raise InputError(
@@ -181,19 +182,36 @@ def _square_transposed(pairs: Iterable[_Pair], model: Checkpoint, config: Mappin
     the module it saw last, which may have been a head stored the other way.
     """
     oblong = [pair for pair in pairs if pair.up.shape[0] != pair.down.shape[1]]
-    inner = [pair for pair in oblong if model.layout.place(pair.target)] or oblong
+    layout = model.layout
+    inner = [pair for pair in oblong if layout.place(pair.target)] or oblong
     if inner:
         return any(pair.fits(model[pair.target].shape, True) for pair in inner)
     return bool(config.get("fan_in_fan_out"))
 
 
-def _target(module: str, model: Checkpoint) -> str | None:
+def _target(module: str, model: Checkpoint, endings: Mapping[str, Sequence[str]]) -> str | None:
     """The tensor of a module path; checkpoints and modules may differ in a leading `model.` or `transformer.`."""
     wanted = f"{module}.weight"
     if wanted in model:
         return wanted
-    found = [name for name in model if wanted.endswith("." + name) or name.endswith("." + wanted)]
+    found = [*endings.get(wanted, ()), *(ending for ending in _shortened(wanted) if ending in model)]
     return found[0] if len(found) == 1 else None
+
+
+def _endings(names: Iterable[str]) -> dict[str, list[str]]:
+    """The names without their first words -> those names."""
+    table: dict[str, list[str]] = {}
+    for name in names:
+        for ending in _shortened(name):
+            table.setdefault(ending, []).append(name)
+    return table
+
+
+def _shortened(name: str) -> Iterator[str]:
+    """`b.c` and `c` for `a.b.c`."""
+    while "." in name:
+        name = name.partition(".")[2]
+        yield name
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:

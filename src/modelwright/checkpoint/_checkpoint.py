@@ -54,6 +54,8 @@ class Checkpoint(Mapping[str, TensorRef]):
         metadata: What the weight files say of themselves.
         notes: What was done while opening: de-quantised tensors, an adapter applied.
         consumed: Stored tensors that went into others while opening -> why.
+        beside: Files that belong to it and are not in a folder at `path`: name -> the file, or its text.
+        aliases: Names that share a tensor with another, such as a head tied to the embedding -> that other name.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Checkpoint(Mapping[str, TensorRef]):
         metadata: Mapping[str, str] | None = None,
         notes: tuple[str, ...] = (),
         consumed: Mapping[str, str] | None = None,
+        beside: Mapping[str, Path | str] | None = None,
+        aliases: Mapping[str, str] | None = None,
         save: Callable[..., Any] | None = None,
     ):
         self._tensors = dict(tensors)
@@ -77,6 +81,8 @@ class Checkpoint(Mapping[str, TensorRef]):
         self.metadata = dict(metadata or {})
         self.notes = notes
         self.consumed = dict(consumed or {})
+        self.beside = dict(beside or {})
+        self.aliases = dict(aliases or {})
 
     def __getitem__(self, name: str) -> TensorRef:
         try:
@@ -156,7 +162,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         return {name: ref.read().astype(ref.dtype.numpy, copy=False) for name, ref in self.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """All tensors as torch tensors, for `module.load_state_dict`.
+        """All tensors as torch tensors, for `module.load_state_dict`: a tied head under its own name too.
 
         Raises:
             MissingExtraError: torch is not installed.
@@ -165,7 +171,8 @@ class Checkpoint(Mapping[str, TensorRef]):
             from modelwright.checkpoint._torch import to_torch
         except ModuleNotFoundError:
             raise MissingExtraError("state_dict()", "torch", "torch") from None
-        return {name: to_torch(array) for name, array in self.arrays().items()}
+        tensors = {name: to_torch(array) for name, array in self.arrays().items()}
+        return tensors | {alias: tensors[name] for alias, name in self.aliases.items()}
 
     def save(self, out: str | Path, **options: Any) -> Any:
         """Write it as a folder, streaming. What a merge returns is computed while it is written.

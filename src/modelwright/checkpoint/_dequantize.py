@@ -36,9 +36,10 @@ def dequantized(
     """
     small = [name for name, ref in tensors.items() if ref.dtype.itemsize == 1 and ref.dtype.floating]
     found = {name: next((scale for scale in scale_names(name) if scale in tensors), None) for name in small}
-    pairs = {name: scale for name, scale in found.items() if scale and name not in found.values()}
+    scales = set(found.values())
+    pairs = {name: scale for name, scale in found.items() if scale and name not in scales}
     settings = quantization_settings(config)
-    missing = [name for name in small if name not in pairs and name not in pairs.values()]
+    missing = [name for name in small if name not in pairs and name not in scales]
     if missing and settings:
         raise InputError(
             f"{label}: '{missing[0]}' is float8 and quantised, but its scale '{scale_names(missing[0])[0]}' is missing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -152,6 +153,10 @@ def run(arguments: Sequence[str]) -> int:
         show: Any = getattr(error, "show", None)
         if show is not None and hasattr(error, "exit_code"):  # a usage error; typer has its own copy of click
             show()
+            if "--json" in arguments:
+                from modelwright.errors import Problem
+
+                _say_json([Problem(str(getattr(error, "format_message", error.__str__)()))])
             return 2
         if debug:
             import traceback
@@ -164,11 +169,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _failed(error: Exception, *, json: bool) -> int:
-    from modelwright.errors import InputError, RunError
+    from modelwright.errors import InputError, Problem, RunError
 
     if isinstance(error, InputError):
         if json:
-            _say_json(error)
+            _say_json(error.problems)
         count = len(error.problems)
         if count > 1:
             sys.stderr.write(f"error: {count} problems, nothing was written\n")
@@ -176,17 +181,20 @@ def _failed(error: Exception, *, json: bool) -> int:
             sys.stderr.write(f"{'  - ' if count > 1 else 'error: '}{problem}\n")
         return 2
     if isinstance(error, RunError):
+        if json:
+            _say_json([Problem(str(error))])
         return _say(str(error), 1)
     if isinstance(error, MemoryError):
         return _say("out of memory; --threads 1 needs least", 1)
     return _say(f"{type(error).__name__}: {error}\nThis is not expected. Run again with --debug for a traceback.", 1)
 
 
-def _say_json(error: Any) -> None:
+def _say_json(problems: Any) -> None:
     import json
 
-    problems = [{"what": p.what, "mend": p.mend, "where": p.where} for p in error.problems]
-    print(json.dumps({"version": 1, "ok": False, "problems": problems}, indent=2, ensure_ascii=False))  # noqa: T201
+    found = [{"what": p.what, "mend": p.mend, "where": p.where} for p in problems]
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps({"version": 1, "ok": False, "problems": found}, indent=2, ensure_ascii=False))  # noqa: T201
 
 
 def _say(text: str, code: int) -> int:

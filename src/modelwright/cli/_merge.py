@@ -105,7 +105,8 @@ def _plan_json(name: str, plan: Plan, threads: int) -> dict[str, Any]:
 
 
 def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
-    heading = f"{plan.method.title} of {len(plan.models)} checkpoints" + (f"  (step {name})" if name else "")
+    count = len(plan.models)
+    heading = f"{plan.method.title} of {count} checkpoint{'s' * (count != 1)}" + (f"  (step {name})" if name else "")
     seed = f", seed {plan.recipe.seed}" if plan.method.random else ""
     console.print(f"\n[bold]{heading}[/bold], {plan.recipe.semantics} semantics{seed}", highlight=False)
     fates = sorted({fate for counts in plan.accounting().values() for fate in counts})
@@ -137,7 +138,7 @@ def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
         for label, value in values.items():
             console.print(f"  {label}: {value}", highlight=False, markup=False)
     for note in plan.notes:
-        console.print(f"note: {note}", style="dim", highlight=False, markup=False)
+        console.print(f"note: {note}", style="dim", highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def run_merge(job: Job, out: Path, options: Mapping[str, Any], *, json: bool, quiet: bool) -> None:
@@ -150,7 +151,9 @@ def run_merge(job: Job, out: Path, options: Mapping[str, Any], *, json: bool, qu
     elif not quiet:
         console = Console()
         for note in result.notes:
-            console.print(f"note: {note}", style="dim", highlight=False, markup=False)
+            console.print(
+                f"note: {note}", style="dim", highlight=False, markup=False, soft_wrap=not console.is_terminal
+            )
         seconds = time.time() - started
         console.print(
             f"merged into {result.out}: {size_text(result.bytes_out)} in {seconds:.1f} s "

@@ -6,6 +6,7 @@ from modelwright.engine._run import (
     Options as Options,
     Progress as Progress,
     Result as Result,
+    check_inputs as check_inputs,
     check_out as check_out,
     execute as execute,
     settled as settled,

@@ -7,6 +7,7 @@ OUT.old, then OUT.partial to OUT, then deletes OUT.old. What has no marker is th
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Generator
@@ -47,7 +48,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """
     if out.exists() and not overwrite:
         raise InputError(f"the output '{out}' exists", "Choose another folder, or pass --overwrite (overwrite=True).")
-    if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _is_ours(out) and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"'{out}' was not made by modelwright, so it is not overwritten", "Remove it yourself first.")
     above = next(path for path in out.absolute().parents if path.exists())
     if not above.is_dir():
@@ -57,6 +58,14 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     partial = _partial(out)
     if partial.exists() and not _left_behind(partial):
         raise InputError(f"'{partial}' is in the way and was not left by a killed merge", "Move it away.")
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether its manifest says that modelwright made it; other programs call files manifest.json too."""
+    try:
+        return "modelwright" in json.loads((out / "manifest.json").read_text(encoding="utf-8"))["made_by"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _left_behind(partial: Path) -> bool:

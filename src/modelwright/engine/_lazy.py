@@ -15,7 +15,15 @@ def lazy(plan: Plan, label: str, save: Callable[..., Any], options: Options | No
     """The result of a plan as a checkpoint whose tensors are computed one by one when they are read."""
     run = _Run(plan, options or Options())
     tensors = {t.name: TensorRef(t.dtype, t.shape, _Load(run, t), f"{label}: {plan.method.name}") for t in plan.tensors}
-    return Checkpoint(tensors, label=label, parts=plan.parts, save=save)
+    beside = {file.name: file.source or file.text or "" for file in plan.files}
+    return Checkpoint(tensors, label=label, parts=plan.parts, beside=beside, aliases=_aliases(plan), save=save)
+
+
+def _aliases(plan: Plan) -> dict[str, str]:
+    """Heads that the models hold as another name of an embedding, and that are merged as that embedding."""
+    written = {tensor.name for tensor in plan.tensors}
+    tied = ((name, plan.models[i].tied.get(name)) for (i, name), fate in plan.fates.items() if fate == "tied-alias")
+    return {name: source for name, source in tied if source in written and name not in written}
 
 
 class _Run:

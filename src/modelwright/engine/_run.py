@@ -139,13 +139,17 @@ def check_out(plan: Plan, out: Path, options: Options, also: int = 0) -> None:
         options: How.
         also: Bytes that are written beside it, such as earlier steps.
     """
-    if out.exists():
-        inputs = [model.path.resolve() for model in plan.models if model.path is not None]
-        if any(path == out.resolve() or path.is_relative_to(out.resolve()) for path in inputs):
-            raise InputError(f"the output '{out}' is or holds one of the inputs", "Choose another folder.")
+    check_inputs(plan, out)
     check_free(out, overwrite=options.overwrite)
     check_disk(out, plan.bytes_out + also)
     _check_device(options.device)
+
+
+def check_inputs(plan: Plan, out: Path) -> None:
+    """Refuse an output that would replace what it is made from."""
+    inputs = [model.path.resolve() for model in plan.models if model.path is not None]
+    if out.exists() and any(path.is_relative_to(out.resolve()) for path in inputs):
+        raise InputError(f"the output '{out}' is or holds one of the inputs", "Choose another folder.")
 
 
 def _check_device(device: str) -> None:
@@ -309,7 +313,7 @@ def _wide_inputs(
         if not all_finite(wide):
             count = int(np.size(wide) - np.count_nonzero(np.isfinite(wide)))
             raise InputError(
-                f"'{source.name}' of {model.label} holds {count} values that are NaN or infinite",
+                f"'{source.name}' of {model.label} holds {count} value{'s that are' if count > 1 else ' that is'} NaN or infinite",
                 "A merge would spread them: mend or replace the checkpoint.",
             )
         arrays.append(wide)

@@ -11,13 +11,14 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, ParamSpec, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from modelwright.errors import InputError, Problem, RunError, did_you_mean
+from modelwright.errors import InputError, Problem, RunError, did_you_mean, listing
 from modelwright.tensors import Array, NoiseKey, all_finite, is_numpy, namespace, narrow, widen
 
 P = ParamSpec("P")
@@ -194,7 +195,7 @@ class Parameter:
         constraints = [mark for mark in field.metadata if not isinstance(mark, PerModel)]
         annotation: Any = field.annotation
         for mark in constraints:
-            annotation = _annotated(annotation, mark)
+            annotation = Annotated[annotation, mark]
         self.adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
 
     def check(self, value: Any) -> Any:
@@ -237,16 +238,7 @@ def _plain(value: Any) -> Any:
     return value.item() if is_numpy(value) and value.ndim == 0 else value
 
 
-def _annotated(annotation: Any, mark: Any) -> Any:
-    from typing import Annotated
-
-    return Annotated[annotation, mark]
-
-
 def _rule(annotation: Any, metadata: Iterable[Any]) -> str:
-    from types import UnionType
-    from typing import Union, get_args, get_origin
-
     if get_origin(annotation) in (Union, UnionType):
         return " or ".join(_rule(part, metadata) for part in get_args(annotation))
     if get_origin(annotation) is Literal:
@@ -386,6 +378,12 @@ def _same_width(arrays: list[Array]) -> list[Array]:
     return arrays
 
 
+#: What the community's tool has, and this library does not have yet.
+_LATER = frozenset(
+    {"arcee_fusion", "della", "della_linear", "karcher", "multislerp", "nearswap", "ram", "ramplus_tl", "sce"}
+)
+
+
 class Registry(Mapping[str, Method]):
     """The known methods by name; a second method of one name is refused."""
 
@@ -411,6 +409,8 @@ class Registry(Mapping[str, Method]):
             InputError: No method has it; the message lists those that exist.
         """
         if not isinstance(name, str) or name not in self._methods:
+            if name in _LATER:  # else della_linear were taken for dare_linear
+                raise InputError(f"the merge method '{name}' is not here yet", f"Valid: {listing(self, 99)}.")
             raise InputError(f"unknown merge method '{name}'", did_you_mean(str(name), self._methods))
         return self._methods[name]
 

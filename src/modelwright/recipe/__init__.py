@@ -4,5 +4,5 @@ from modelwright.recipe._load import Stage as Stage, load_recipe as load_recipe,
 from modelwright.recipe._plan import Input as Input, Plan as Plan, PlannedTensor as PlannedTensor, SideFile as SideFile
 from modelwright.recipe._resolve import resolve as resolve
 from modelwright.recipe._schema import Recipe as Recipe, parse as parse
-from modelwright.recipe._sidefiles import licence as licence
+from modelwright.recipe._sidefiles import SIDE_SUFFIXES as SIDE_SUFFIXES, licence as licence
 from modelwright.recipe._yaml import Lines as Lines

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from modelwright.architectures import Layout
-from modelwright.checkpoint import Checkpoint
+from modelwright.checkpoint import Checkpoint, Part
 from modelwright.errors import InputError, Problem
 from modelwright.methods import Method
 from modelwright.recipe._plan import Fate, PlannedTensor
@@ -66,6 +66,7 @@ class Context:
     created: list[str] = field(default_factory=list[str])
     resized: list[Resized] = field(default_factory=list[Resized])
     donor: int = 0
+    parts: list[Part] = field(default_factory=list[Part])  # of the output: the donor's, and what others add
     untied: bool = False
     problems: list[Problem] = field(default_factory=list[Problem])
     notes: dict[str, None] = field(default_factory=dict[str, None])

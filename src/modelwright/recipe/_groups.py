@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 
-from modelwright.architectures import Place, module_of
+from modelwright.architectures import MODULES, Place, module_of
 from modelwright.errors import listing
 from modelwright.recipe._context import Context, Slice, Source
 from modelwright.recipe._schema import InputModel, Module, OutputSlice, Recipe, Settings
@@ -30,8 +31,12 @@ def plan_modules(context: Context, base: int | None, donor: int) -> None:
         path = ("modules", module)
         if not names:
             prefixes = sorted({re.split(r"[./]", name)[0] for name in every})
+            close = difflib.get_close_matches(module, [*prefixes, *MODULES], n=1)
+            meant = f"Did you mean '{close[0]}'? " if close and close[0] != module else ""
             context.wrong(
-                f"no tensor belongs to the module '{module}'", f"Tensor names start with: {listing(prefixes)}.", path
+                f"no tensor belongs to the module '{module}'",
+                f"{meant}Tensor names start with: {listing(prefixes)}.",
+                path,
             )
             continue
         definition = recipe.modules[module]
@@ -170,9 +175,15 @@ def _check_counts(context: Context, piece: Slice) -> None:
     if count < least or (most is not None and count > most):
         wanted = f"exactly {least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
         beside = " beside the base" if piece.base is not None else ""
+        mend = ""
+        if count == 0:
+            mend = "The only model given is the base; merge_method: passthrough writes it as it is."
+        elif method.base == "ignored" and any(source.path == ("base_model",) for source in piece.sources):
+            mend = "base_model counts as one of them, because the method has no base: remove it."
         context.wrong(
             f"{method.name} needs {wanted} model{'s' * (least != 1 or most not in (None, 1))}{beside}, got {count}",
-            path=piece.path,
+            mend,
+            piece.path,
         )
 
 

@@ -155,6 +155,8 @@ def override(data: dict[str, Any], entry: str, registry: Registry) -> None:
     steps: Any = data.get("steps")
     recipes = _mappings(steps) if isinstance(steps, list) else [data]
     if key in Recipe.model_fields and key not in ("models", "slices", "modules", "steps", "parameters"):
+        for recipe in recipes if key in _INHERITED else ():
+            recipe.pop(key, None)  # what a step says itself would win
         data[key] = value
         return
     used = False

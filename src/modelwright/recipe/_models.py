@@ -68,20 +68,23 @@ def _references(recipe: Recipe) -> list[tuple[Path, str, Mapping[str, str]]]:
 def open_models(context: Context, opener: Opener) -> None:
     renames: dict[str, Mapping[str, str]] = {}
     renamed_at: dict[str, Path] = {}
+    failed: set[str] = set()  # slices name a model many times; what is wrong with it is said once
     for path, reference, rename in _references(context.recipe):
         if rename and renames.setdefault(reference, rename) != rename:
             context.wrong(f"'{reference}' is renamed in two ways", "Use one rename for each model.", path)
         if rename:
             renamed_at.setdefault(reference, (*path[:-1], "rename"))
-        if reference in context.labels:
+        if reference in context.labels or reference in failed:
             continue
         try:
             model = opener(reference)
         except InputError as error:
             for problem in error.problems:
                 context.wrong(problem.what, problem.mend, path)
+            failed.add(reference)
             continue
         if not len(model):
+            failed.add(reference)
             context.wrong(f"'{reference}' holds no tensors", path=path)
             continue
         context.labels[reference] = len(context.models)
@@ -96,7 +99,7 @@ def open_models(context: Context, opener: Opener) -> None:
 
 def _renamed(context: Context, model: Checkpoint, rename: Mapping[str, str], path: Path) -> dict[str, str]:
     """Name in the merge -> own name. Patterns may hold `*`, which stands for any text and is carried over."""
-    rules: list[tuple[re.Pattern[str], str]] = []
+    rules: list[tuple[str, re.Pattern[str], str]] = []
     for pattern, target in rename.items():
         if pattern.count("*") < target.count("*"):
             context.wrong(
@@ -104,32 +107,27 @@ def _renamed(context: Context, model: Checkpoint, rename: Mapping[str, str], pat
             )
             continue
         regex = "(.*)".join(re.escape(piece) for piece in pattern.split("*"))
-        rules.append((re.compile(f"^{regex}$"), target))
+        rules.append((pattern, re.compile(f"^{regex}$"), target))
     used: set[str] = set()
     clashes: list[str] = []
     names: dict[str, str] = {}
     for own in model:
         new = own
-        for pattern, target in rules:
-            if match := pattern.match(own):
+        for pattern, regex, target in rules:
+            if match := regex.match(own):
                 groups = iter(match.groups())
                 new = re.sub(r"\*", lambda _star, groups=groups: next(groups), target)
-                used.add(pattern.pattern)
+                used.add(pattern)
                 break
         if new in names:
             clashes.append(f"'{names[new]}' and '{own}' both become '{new}'")
         names[new] = own
     if clashes:
         context.wrong(f"rename makes one of two tensors of {model.label}: {listing(clashes, 2)}", path=path)
-    idle = [
-        pattern
-        for (pattern, _), source in zip(rules, rename, strict=False)
-        if pattern.pattern not in used
-        for pattern in [source]
-    ]
-    if idle:
+    unused = [pattern for pattern, _, _ in rules if pattern not in used]
+    if unused:
         context.wrong(
-            f"rename: {listing(repr(p) for p in idle)} matches no tensor of {model.label}",
+            f"rename: {listing(repr(p) for p in unused)} matches no tensor of {model.label}",
             f"Its tensors are called {listing(list(model), 3)}.",
             path,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from modelwright.checkpoint import Checkpoint, Part, Shard
+from modelwright.checkpoint import Checkpoint, Part, Shard, lay_out
 from modelwright.methods import Method
 from modelwright.recipe._schema import Recipe
 from modelwright.tensors import DType
@@ -159,8 +159,6 @@ class Plan:
 
     def shards(self, limit: int) -> dict[str, list[Shard]]:
         """The weight files of each part, laid out to the byte."""
-        from modelwright.checkpoint import lay_out
-
         metadata = {"format": "pt"} | {k: v for k, v in self.models[self.donor].metadata.items() if k != "format"}
         result: dict[str, list[Shard]] = {}
         for part in self.parts:

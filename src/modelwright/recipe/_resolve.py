@@ -40,6 +40,7 @@ def resolve(recipe: Recipe, *, opener: Opener, registry: Registry, lines: Lines,
     context.stop_if_wrong()
     base = context.labels.get(recipe.base_model) if recipe.base_model else None
     donor = context.donor = base if base is not None else next(iter(context.labels.values()))
+    context.parts += context.models[donor].parts
     if recipe.missing == "base" and base is None and all(not piece.base_model for piece in recipe.slices or ()):
         context.wrong("missing: base needs base_model", "Add it, or use missing: skip.", ("missing",))
     check_tokenizers(context, donor)
@@ -67,7 +68,8 @@ def _say_gathered(context: Context) -> None:
             if names
             else ", which is not given"
         )
-        context.wrong(what + which, "Add it under parameters:.", path)
+        mend = "End its list with an entry without filter: - value: X." if names else "Add it under parameters:."
+        context.wrong(what + which, mend, path)
     mended: set[tuple[int, int]] = set()
     for (kind, model, other), names in context.gathered.items():
         label = context.models[model].label
@@ -80,7 +82,7 @@ def _say_gathered(context: Context) -> None:
                 mended.add((model, other))
             context.wrong(
                 f"{label} lacks {_tensors(names)} that {context.models[other].label} has: {listing(names, 3)}",
-                hint or "Mend the names with rename:, or set missing: base or missing: skip.",
+                hint or _names_hint(context, model, other),
                 at,
             )
         elif kind == "baseless":
@@ -110,6 +112,20 @@ def _say_gathered(context: Context) -> None:
 
 def _tensors(names: Sequence[str]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) != 1)}"
+
+
+def _names_hint(context: Context, model: int, other: int) -> str:
+    """What to do where no prefix explains the difference."""
+    for index in (model, other):
+        if any(".lora_A." in name for name in context.names[index]):
+            return f"{context.models[index].label} holds a LoRA: write model+adapter, or call merge_and_unload() first."
+    kinds = [(context.models[i].config or {}).get("model_type") for i in (model, other)]
+    if None not in kinds and kinds[0] != kinds[1]:
+        return (
+            f"The models are of two architectures, {kinds[0]} and {kinds[1]}: rename: helps where only names differ, "
+            "missing: skip merges what both have."
+        )
+    return "Mend the names with rename:, or set missing: base or missing: skip."
 
 
 def _rename_hint(context: Context, model: int, other: int) -> str:

@@ -91,6 +91,10 @@ class TokenizerSettings(_Strict):
     pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
 
 
+#: Keys that mean one merge, so that beside `steps:` nothing would come of them.
+_OF_ONE_MERGE = ("merge_method", "base_model", "parameters", "tokenizer_source", "tokenizer", "chat_template")
+
+
 class Recipe(_Strict):
     """A merge: the community's schema, with `kind`, `semantics`, `missing`, `seed`, `rename` and `steps` on top."""
 
@@ -116,7 +120,7 @@ class Recipe(_Strict):
     def _one_source(self) -> Recipe:
         given = [key for key in ("models", "slices", "modules") if getattr(self, key) is not None]
         if self.steps is not None:
-            extra = [*given, *(key for key in ("merge_method", "base_model") if getattr(self, key))]
+            extra = [*given, *(key for key in _OF_ONE_MERGE if getattr(self, key))]
             if extra:
                 raise ValueError(f"beside steps there must be no {', '.join(extra)}: they belong to a step")
             _check_names([step.name or "" for step in self.steps])
@@ -206,9 +210,21 @@ def _problem(entry: Any, lines: Lines) -> Problem:
     return Problem(f"{_quoted(dotted)}: {message}, got {_shown(entry['input'])}", where=where)
 
 
+#: Options of the community's command line that recipes on the Hub carry, where that tool ignores them.
+_OPTIONS = frozenset(
+    {"write_readme", "allow_crimes", "lazy_unpickle", "low_cpu_memory", "copy_tokenizer", "out_shard_size"}
+)
+
+
 def _instead(path: tuple[Any, ...]) -> str:
     """What an unknown key should have been."""
     key = str(path[-1])
+    if path == ("random_seed",):
+        return "Here it is called seed."
+    if len(path) == 1 and key in _OPTIONS:
+        return "It is an option of another tool's command line, not of the recipe: remove it."
+    if path == ("experts",):
+        return "Building mixtures of experts is not possible yet."
     if any(key in method.fields for method in METHODS.values()) and path[-2:-1] != ("tokenizer",):
         return "It is a parameter of the method: write it under parameters:."
     owner = next((_TYPES[part] for part in reversed(path[:-1]) if part in _TYPES), Recipe)

@@ -17,7 +17,8 @@ from modelwright.recipe._context import Context
 from modelwright.recipe._plan import SideFile
 from modelwright.recipe._tokenizers import chosen_template, fingerprint, own_template, tokenizer_donor
 
-_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".vocab", ".bpe"}
+#: Files that belong to a model but are not weights.
+SIDE_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".vocab", ".bpe"}
 _TOKENIZER = re.compile(
     r"^(tokenizer.*|special_tokens_map\.json|added_tokens\.json|merges\.txt|vocab\..*|spiece\.model|.*\.tiktoken|"
     r"sentencepiece.*|chat_template.*|bpe\.codes)$"
@@ -34,15 +35,13 @@ def side_files(
 ) -> tuple[tuple[SideFile, ...], tuple[Part, ...], dict[str, dict[str, str]]]:
     """Files beside the weights, the parts with their new configurations, and differences worth a look."""
     model = context.models[donor]
-    parts = tuple(_with_config(context, donor, part) for part in model.parts)
-    files: dict[str, SideFile] = {}
-    if model.path is not None and model.path.is_dir():
-        files = {name: SideFile(name, source=path) for name, path in _copied(model.path, parts).items()}
-        other = context.models[tokenizer_donor(context, donor)]
-        if other is not model and other.path is not None and other.path.is_dir():
-            files = {name: file for name, file in files.items() if not _TOKENIZER.match(name)}
-            files |= {n: SideFile(n, source=p) for n, p in _copied(other.path, parts).items() if _TOKENIZER.match(n)}
-    for part, before in zip(parts, model.parts, strict=True):
+    parts = tuple(_with_config(context, donor, part) for part in context.parts)
+    files = _given(model, parts)
+    other = context.models[tokenizer_donor(context, donor)]
+    if other is not model and (theirs := _given(other, parts)):
+        files = {name: file for name, file in files.items() if not _TOKENIZER.match(name)}
+        files |= {name: file for name, file in theirs.items() if _TOKENIZER.match(name)}
+    for part, before in zip(parts, context.parts, strict=True):
         if part.config is not None:
             name = f"{part.prefix}config.json"
             if part.config != before.config or name not in files or _differs(files[name].source, part.config):
@@ -51,6 +50,16 @@ def side_files(
     if template is not None:
         _set_template(files, template)
     return tuple(files[name] for name in sorted(files)), parts, _facts(context)
+
+
+def _given(model: Checkpoint, parts: tuple[Part, ...]) -> dict[str, SideFile]:
+    """What a model has beside its weights: in its folder, or, for a merge in memory, what it would write there."""
+    if model.path is None:
+        texts = {name: SideFile(name, text=file) for name, file in model.beside.items() if isinstance(file, str)}
+        return texts | {n: SideFile(n, source=file) for n, file in model.beside.items() if isinstance(file, Path)}
+    if not model.path.is_dir():
+        return {}
+    return {name: SideFile(name, source=path) for name, path in _copied(model.path, parts).items()}
 
 
 def _copied(folder: Path, parts: tuple[Part, ...]) -> dict[str, Path]:
@@ -62,7 +71,7 @@ def _copied(folder: Path, parts: tuple[Part, ...]) -> dict[str, Path]:
         if not path.is_file() or any(piece.startswith(".") for piece in relative.parts) or len(relative.parts) > 3:
             continue
         legal = path.stem.upper() in ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
-        if (path.suffix in _SUFFIXES or legal) and not _STALE.match(path.name):
+        if (path.suffix in SIDE_SUFFIXES or legal) and not _STALE.match(path.name):
             found[relative.as_posix()] = path
     return found
 
@@ -143,7 +152,9 @@ def _set_dtype(config: dict[str, Any], name: str) -> None:
 def _set_template(files: dict[str, SideFile], template: str) -> None:
     files["chat_template.jinja"] = SideFile("chat_template.jinja", text=template)
     entry = files.get("tokenizer_config.json")
-    settings = read_json(entry.source) if entry and entry.source else None
+    settings = None
+    if entry is not None:
+        settings = read_json(entry.source) if entry.source else json.loads(entry.text or "{}")
     if settings is not None and "chat_template" in settings:
         settings["chat_template"] = template
         files["tokenizer_config.json"] = SideFile("tokenizer_config.json", text=_json(settings))

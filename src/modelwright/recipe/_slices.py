@@ -102,10 +102,10 @@ def _plan_layer(context: Context, piece: Slice, stack: str, number: int, offset:
     for j, source in enumerate(piece.sources):
         layout = context.layouts[source.model]
         wanted = (source.layers or (0, 0))[0] + offset
-        for name in context.names[source.model]:
+        for name in layout.layer(stack, wanted):
             place = layout.place(name)
-            if place and place.stack == stack and place.number == wanted:
-                templates.setdefault(renumbered(name, place, number), {})[j] = name
+            assert place is not None
+            templates.setdefault(renumbered(name, place, number), {})[j] = name
     place = Place(stack, number, total)
     for out, found in templates.items():
         own = [found.get(j) or _sibling(context, found, piece, j, stack, offset) for j in range(len(piece.sources))]

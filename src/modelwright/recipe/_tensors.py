@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelwright.architectures import Place, is_computed, tie_source, ties_embeddings, vocabulary_tensor
-from modelwright.checkpoint import TensorRef
-from modelwright.errors import InputError
+from modelwright.checkpoint import Part, TensorRef
+from modelwright.errors import InputError, listing
 from modelwright.methods import Parameter
 from modelwright.recipe._context import Context, Slice, Source
 from modelwright.recipe._plan import Fate, Input, PlannedTensor
@@ -38,7 +38,8 @@ def plan_tensor(
     """
     found = [_find(context, source.model, wanted) for source, wanted in zip(piece.sources, own, strict=True)]
     anchor = _anchor(context, piece, name, found)
-    heads = _only_aliases(context, name, [*found, anchor])
+    moved = any(wanted != name for wanted in own)  # to another layer, so it is no head whatever it is called
+    heads = [] if moved else _only_aliases(context, name, [*found, anchor])
     if heads:
         for entry in heads:
             _settle(context, entry, name, "tied-alias")
@@ -53,7 +54,8 @@ def plan_tensor(
     refs = [_ref(context, entry) for entry in (*inputs, *([base] if base else []))]
     if not _fit(context, [*inputs, *([base] if base else [])], refs, name):
         return
-    _note_untied(context, name, [*inputs, *([base] if base else [])])
+    if not moved:
+        _note_untied(context, name, [*inputs, *([base] if base else [])])
     shape = refs[0].shape
     part = _part(context, name, inputs[0])
     if not all(ref.dtype.floating for ref in refs):
@@ -79,7 +81,16 @@ def plan_tensor(
 
 
 def _part(context: Context, name: str, entry: Input) -> str:
-    return next((p.prefix for p in reversed(context.models[entry.model].parts) if name.startswith(p.prefix)), "")
+    """The part of the output that a tensor belongs to: one of the donor's, or one that only another model has."""
+    part = _covering(context.parts, name)
+    if part is None:
+        part = _covering(context.models[entry.model].parts, name) or Part()
+        context.parts.append(part)
+    return part.prefix
+
+
+def _covering(parts: Sequence[Part], name: str) -> Part | None:
+    return max((p for p in parts if name.startswith(p.prefix)), key=lambda p: len(p.prefix), default=None)
 
 
 def _find(context: Context, model: int, name: str) -> Input | None:
@@ -186,14 +197,12 @@ def _fit(context: Context, entries: Sequence[Input], refs: Sequence[TensorRef], 
 
 def _settle(context: Context, entry: Input, name: str, fate: Fate) -> None:
     """Say where an input tensor ends up; the first use of a tensor decides, but any use outranks `dropped`."""
-    checkpoint = context.models[entry.model]
-    shown = next((new for new, own in [(name, entry.name)] if context.names[entry.model].get(new) == own), None)
-    if fate in ("merged", "copied") and shown is not None and shown != entry.name:
+    assert entry.name in context.models[entry.model]
+    if fate in ("merged", "copied") and name != entry.name and context.names[entry.model].get(name) == entry.name:
         fate = "renamed"
     key = (entry.model, entry.name)
     if context.fates.get(key) in (None, "dropped"):
         context.fates[key] = fate
-    assert entry.name in checkpoint
 
 
 def _note_untied(context: Context, name: str, entries: Sequence[Input]) -> None:
@@ -278,6 +287,9 @@ def same_everywhere(context: Context) -> None:
     # Any tensor may be the one that asks for a statistic: a filter can give the first one other parameters.
     asked = (entry for tensor in merged for entry in context.method.rounds(tensor.parameters))
     names = dict.fromkeys(name for entry in asked for name in entry.uniform)
+    if context.recipe.missing == "skip" and any(context.method.fields[name].per_model for name in names):
+        _same_models(context, merged)
+        context.stop_if_wrong()
     for tensor in merged:
         for name in names:
             if tensor.parameters[name] != merged[0].parameters[name]:
@@ -287,3 +299,19 @@ def same_everywhere(context: Context) -> None:
                     "Remove the filter or gradient, or use scope: tensor.",
                 )
                 return
+
+
+def _same_models(context: Context, merged: Sequence[PlannedTensor]) -> None:
+    """What is counted for each model over the whole model needs the same models in every tensor."""
+    expected = [entry.model for entry in merged[0].inputs]
+    other = next((t for t in merged if [entry.model for entry in t.inputs] != expected), None)
+    if other is not None:
+        which = (
+            f"{t.name} is in {listing(context.models[i.model].label for i in t.inputs)}" for t in (merged[0], other)
+        )
+        context.wrong(
+            f"{context.method.name}: what is counted over the whole model needs every tensor in every model; "
+            + ", ".join(which),
+            "Use missing: base, or scope: tensor.",
+            ("missing",),
+        )

@@ -19,20 +19,28 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def fingerprint(model: Checkpoint) -> str | None:
     """A short hash of a model's vocabulary and merges; None for a model without a tokenizer."""
-    folder = model.path
-    if folder is None or not folder.is_dir():
-        return None
-    table = read_json(folder / "tokenizer.json")
+    table = _table(model, "tokenizer.json")
     if table is not None:
         inner: Any = table.get("model") or {}
         added: Any = table.get("added_tokens") or []
         tokens = sorted((entry.get("id"), entry.get("content")) for entry in added)
         content = json.dumps([inner.get("vocab"), inner.get("merges"), tokens], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
-    found = [folder / name for name in _PLAIN_FILES if (folder / name).is_file()]
-    if not found:
-        return None
-    return hashlib.sha256(b"".join(file.read_bytes() for file in found)).hexdigest()[:12]
+    found = [content for name in _PLAIN_FILES if (content := _content(model, name)) is not None]
+    return hashlib.sha256(b"".join(found)).hexdigest()[:12] if found else None
+
+
+def _content(model: Checkpoint, name: str) -> bytes | None:
+    """A file beside the weights of a folder, or of a merge that is not on disk yet."""
+    file = model.path / name if model.path is not None else model.beside.get(name)
+    if isinstance(file, str):
+        return file.encode()
+    return file.read_bytes() if file is not None and file.is_file() else None
+
+
+def _table(model: Checkpoint, name: str) -> dict[str, Any] | None:
+    file = model.path / name if model.path is not None else model.beside.get(name)
+    return json.loads(file) if isinstance(file, str) else read_json(file) if file is not None else None
 
 
 def check_tokenizers(context: Context, donor: int) -> None:
@@ -72,12 +80,10 @@ def tokenizer_donor(context: Context, donor: int) -> int:
 
 def own_template(model: Checkpoint) -> str | None:
     """The chat template that a model's folder holds."""
-    if model.path is None or not model.path.is_dir():
-        return None
-    file = model.path / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    value: Any = (read_json(model.path / "tokenizer_config.json") or {}).get("chat_template")
+    own = _content(model, "chat_template.jinja")
+    if own is not None:
+        return own.decode()
+    value: Any = (_table(model, "tokenizer_config.json") or {}).get("chat_template")
     if isinstance(value, list):
         value = next((entry.get("template") for entry in value if entry.get("name") == "default"), None)  # type: ignore[reportUnknownVariableType, reportUnknownMemberType]
     return value if isinstance(value, str) else None

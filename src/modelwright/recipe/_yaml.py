@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Hashable
 from typing import Any
 
@@ -107,7 +108,7 @@ def _build(loader: _Loader, node: Any, path: Path, lines: Lines) -> Any:
         return [_build(loader, item, (*path, i), lines) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
         return _scalar(loader, node)
-    own = [key.value for key, _ in node.value]
+    own = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
     loader.flatten_mapping(node)  # `<<: *anchor`
     result: dict[Any, Any] = {}
     last = {
@@ -118,7 +119,7 @@ def _build(loader: _Loader, node: Any, path: Path, lines: Lines) -> Any:
             where = f"{lines.file}:{key_node.start_mark.line + 1}"
             raise InputError(Problem("a key must be a text, not a list or mapping", where=where))
         key = _scalar(loader, key_node)
-        if own.count(key_node.value) > 1:
+        if own[key_node.value] > 1:
             where = f"{lines.file}:{key_node.start_mark.line + 1}"
             raise InputError(Problem(f"the key '{key}' stands twice", "Keep one of them.", where))
         if i != last[key_node.value]:

@@ -57,8 +57,20 @@ def narrow(array: Array, dtype: Any) -> Array:
     """The array rounded once (to nearest, ties to even) to a dtype of its own library; itself where it has it."""
     if is_numpy(array):
         with np.errstate(over="ignore"):  # an overflow is found, named and refused by the caller
+            if array.dtype == np.float64 and dtype == DTYPES["BF16"].numpy:
+                array = _odd(array)
             return np.asarray(array, dtype=dtype)
     return array if array.dtype == dtype else namespace(array).astype(array, dtype)
+
+
+def _odd(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """float64 to float32 rounded to odd, after which rounding to a shorter format is as if there had been one step.
+
+    ml_dtypes goes from float64 to bfloat16 by way of float32 rounded to nearest, which is off where that lands on a tie.
+    """
+    near = np.asarray(array, dtype=np.float32)
+    bits = near.view(np.uint32) - (np.abs(near.astype(np.float64)) > np.abs(array))  # cut off what is beyond
+    return (bits | (near != array)).astype(np.uint32).view(np.float32)
 
 
 def all_finite(array: Array) -> bool:
