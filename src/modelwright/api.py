@@ -224,6 +224,7 @@ class Job:
         self.stages = stages
         self._folder, self._text, self._known, self._objects = folder, text, known, dict(objects)
         self._opened: dict[str, Checkpoint] = {}
+        self._plans: list[Plan] = []
 
     @staticmethod
     def from_recipe(
@@ -246,13 +247,12 @@ class Job:
         Raises:
             InputError: Everything that is wrong, found from headers alone.
         """
-        results: dict[str, Checkpoint] = {}
-        plans: list[Plan] = []
-        for stage in self.stages:
-            plan = self._plan(stage, results)
-            plans.append(plan)
-            results[stage.name] = lazy(plan, stage.name, self.save)
-        return plans
+        if not self._plans:
+            results: dict[str, Checkpoint] = {}
+            for stage in self.stages:
+                self._plans.append(self._plan(stage, results))
+                results[stage.name] = lazy(self._plans[-1], stage.name, self.save)
+        return self._plans
 
     def checkpoint(self) -> Checkpoint:
         """The result, computed when it is read or saved."""

@@ -322,11 +322,12 @@ def test_kill_in_the_middle(here: Path) -> None:
     assert tiny.contents(Path("out")) == tiny.contents(Path("expected"))
 
 
-def test_interrupt_in_the_middle(here: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_in_the_middle(here: Path, number: signal.Signals) -> None:
     before = tiny.listing(here)
     process = started("merge", "recipe.yml", "-o", "out", "-j", "2")
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     begun = time.monotonic()
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -207,6 +207,22 @@ def test_slices_stack_layers(here: Path) -> None:
     assert config["other"] == [1, 2, 3, 4]  # no list of layers by its name
 
 
+def test_one_folder_in_two_spellings_is_one_model(here: Path) -> None:
+    found = plan(
+        "merge_method: ties\nbase_model: ./base\nmodels: [{model: base}, {model: a}]\nparameters: {weight: 1}\n"
+    )
+    assert found.accounting() == {"base": {"merged": 15}, "a": {"merged": 15}}
+    assert all(len(tensor.inputs) == 1 for tensor in found.tensors)
+
+
+def test_a_tensor_in_too_few_models_is_copied_and_said(here: Path) -> None:
+    gapped(here)
+    tiny.write(here / "gapped_base", {n: v for n, v in tiny.arrays(0).items() if n != layer(1)}, tiny.config())
+    found = plan(TIES.replace("base_model: base", "base_model: gapped_base") % ("a", "skip"))
+    said = f"missing: skip: 1 tensor in too few models for task_arithmetic, copied from a: {layer(1)}"
+    assert said in found.notes
+
+
 def test_slices_say_when_a_layer_moves_to_a_place_of_another_kind(here: Path) -> None:
     """A dense first layer, expert layers after it: the configuration tells their kinds by their number."""
     tensors = tiny.arrays(1)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main() -> None:
     """Entry point of `modelwright` and `mw`.
 
-    Exit codes: 0 done, 1 failed, 2 wrong input, 3 a gate did not pass, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 wrong input, 3 a gate did not pass, 130 interrupted (Ctrl-C or SIGTERM).
     """
+    # What schedulers and containers send first; like Ctrl-C it leaves nothing half-made.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from modelwright.cli._app import run
 

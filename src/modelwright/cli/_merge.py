@@ -98,6 +98,7 @@ def _plan_json(name: str, plan: Plan, threads: int) -> dict[str, Any]:
         "bytes_read": plan.bytes_in * plan.passes,
         "passes": plan.passes,
         "bytes_written": plan.bytes_out,
+        "free_bytes": shutil.disk_usage(".").free,
         "peak_bytes": plan.peak_bytes(threads),
         "differences": plan.facts,
         "notes": list(plan.notes),

@@ -346,36 +346,31 @@ def _write_tensors(
     findings: Findings,
     options: Options,
 ) -> None:
-    where: dict[str, tuple[int, int]] = {}
-    handles: list[int] = []
-    try:
-        for prefix, files in shards.items():
-            for shard in files:
-                path = folder / prefix / shard.file
-                path.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-                handles.append(handle)
-                os.pwrite(handle, shard.header, 0)
-                os.ftruncate(handle, shard.nbytes)
-                where |= {prefix + name: (handle, offset) for name, (offset, _) in shard.tensors.items()}
+    where: dict[str, tuple[Path, int]] = {}
+    for prefix, files in shards.items():
+        for shard in files:
+            path = folder / prefix / shard.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.write(shard.header)
+                file.truncate(shard.nbytes)
+            where |= {prefix + name: (path, offset) for name, (offset, _) in shard.tensors.items()}
 
-        def work(tensor: PlannedTensor) -> None:
-            array = compute(plan, tensor, facts, options.device, findings)
-            handle, offset = where[tensor.name]
-            _write_at(handle, _bytes_of(array), offset)
+    def work(tensor: PlannedTensor) -> None:
+        array = compute(plan, tensor, facts, options.device, findings)
+        path, offset = where[tensor.name]
+        _write_at(path, _bytes_of(array), offset)
 
-        for _ in _in_order(list(plan.tensors), work, options, plan, "merging"):
-            pass
-    finally:
-        for handle in handles:
-            os.close(handle)
+    for _ in _in_order(list(plan.tensors), work, options, plan, "merging"):
+        pass
 
 
-def _write_at(handle: int, data: memoryview, offset: int) -> None:
-    """Pwrite until everything is out: one call writes at most 2 GiB."""
-    while data:
-        written = os.pwrite(handle, data, offset)
-        data, offset = data[written:], offset + written
+def _write_at(path: Path, data: memoryview, offset: int) -> None:
+    """Write at an offset until everything is out; the file is opened each time, so that 1000 shards need few handles."""
+    with path.open("r+b", buffering=0) as file:
+        file.seek(offset)
+        while data:
+            data = data[file.write(data) :]
 
 
 def _write_files(plan: Plan, folder: Path, shards: Mapping[str, list[Shard]]) -> None:

@@ -87,14 +87,30 @@ def open_models(context: Context, opener: Opener) -> None:
             failed.add(reference)
             context.wrong(f"'{reference}' holds no tensors", path=path)
             continue
+        twin = _twin(context, reference, model)
+        if twin is not None:
+            context.labels[reference] = twin
+            continue
         context.labels[reference] = len(context.models)
         context.models.append(model)
         context.places.append(path)
-    for reference, index in context.labels.items():
-        model = context.models[index]
+    for index, model in enumerate(context.models):
+        spellings = [reference for reference, known in context.labels.items() if known == index]
+        reference = next((spelling for spelling in spellings if spelling in renames), spellings[0])
         names = _renamed(context, model, renames.get(reference, {}), renamed_at.get(reference, ()))
         context.names.append(names)
         context.layouts.append(Layout(names))
+
+
+def _twin(context: Context, reference: str, model: Checkpoint) -> int | None:
+    """The model that is the same folder under another spelling, so that `./base` is still the base."""
+    if model.path is None or "+" in reference:  # with an adapter the path is the bare model's
+        return None
+    for other, index in context.labels.items():
+        path = context.models[index].path
+        if path is not None and "+" not in other and path.resolve() == model.path.resolve():
+            return index
+    return None
 
 
 def _renamed(context: Context, model: Checkpoint, rename: Mapping[str, str], path: Path) -> dict[str, str]:

@@ -103,6 +103,11 @@ def _say_gathered(context: Context) -> None:
                 "Embeddings of different vocabularies cannot be merged yet: give the models one tokenizer first.",
                 at,
             )
+        elif kind == "few":
+            context.note(
+                f"missing: skip: {_tensors(names)} in too few models for {context.method.name}, copied from {label}: "
+                f"{listing(names, 3)}"
+            )
         elif kind == "kind":
             context.wrong(
                 f"{label} and {context.models[other].label} hold numbers of different kinds in {listing(names, 3)}",
@@ -150,17 +155,18 @@ def _account(context: Context) -> None:
     for index, model in enumerate(context.models):
         for name in model.consumed:
             context.fates[index, name] = "consumed"
-        left = [own for own in context.names[index].values() if (index, own) not in context.fates]
+        left = [(name, own) for name, own in context.names[index].items() if (index, own) not in context.fates]
         sliced = {resized.stack for resized in context.resized}
-        for own in left:
-            place = context.layouts[index].place(own)
+        lost: list[str] = []
+        for name, own in left:
+            place = context.layouts[index].place(name)
             if context.resized and (place is None or place.stack in sliced):
                 context.fates[index, own] = "dropped"  # outside the ranges, or the other end's source is used
             elif context.recipe.missing == "skip" or context.recipe.modules is not None:
                 context.fates[index, own] = "dropped"
             else:
-                context.wrong(
-                    f"the tensor '{own}' of {model.label} has no place in the output",
-                    "This is a defect; please report it.",
-                )
+                lost.append(own)
+        if lost:
+            what = f"{len(lost)} tensors of {model.label} have no place in the output: {listing(lost, 3)}"
+            context.wrong(what, "This is a defect; please report it.")
     context.stop_if_wrong()

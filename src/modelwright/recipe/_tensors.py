@@ -64,6 +64,8 @@ def plan_tensor(
     stated = context.recipe.out_dtype or context.recipe.dtype
     dtype = find_dtype(stated) if stated else promote(ref.dtype for ref in refs)
     too_few = len(inputs) < context.method.models[0] or (context.method.base == "required" and base is None)
+    if too_few and not copy:
+        context.gather("few", inputs[0].model, inputs[0].model, name)
     if copy or too_few:
         _settle(context, inputs[0], name, "copied")
         for entry in (*inputs[1:], *([base] if base else [])):
