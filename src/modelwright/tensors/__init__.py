@@ -10,6 +10,12 @@ from modelwright.tensors._arrays import (
     widen as widen,
 )
 from modelwright.tensors._dtypes import DTYPES as DTYPES, DType as DType, dtype as dtype, promote as promote
-from modelwright.tensors._geometry import dot as dot, norm as norm, row_dot as row_dot, row_norm as row_norm
+from modelwright.tensors._geometry import (
+    absolute_sum as absolute_sum,
+    dot as dot,
+    norm as norm,
+    row_dot as row_dot,
+    row_norm as row_norm,
+)
 from modelwright.tensors._noise import NoiseKey as NoiseKey, uniform as uniform
 from modelwright.tensors._order import keep_above as keep_above, keep_ranks as keep_ranks

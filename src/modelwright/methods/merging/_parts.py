@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from modelwright.methods._method import PER_MODEL, Params
-from modelwright.tensors import Array, NoiseKey, dot, keep_ranks, namespace, norm, uniform
+from modelwright.tensors import Array, NoiseKey, absolute_sum, keep_ranks, namespace, norm, uniform
 
 Rescale = bool | Literal["l1", "l2", "expectation"]
 Weights = float | Sequence[float]
@@ -45,7 +45,7 @@ def rescaled(delta: Array, keep: Array, rescale: Rescale, density: float) -> Arr
         return kept
     if rescale == "expectation":
         return kept / density if density > 0 else kept
-    before, after = (norm(x) if rescale == "l2" else dot(xp.abs(x), xp.ones_like(x)) for x in (delta, kept))
+    before, after = (norm(x) if rescale == "l2" else absolute_sum(x) for x in (delta, kept))
     # Below 1e-7 the ratio is noise; the community leaves such tensors unscaled.
     defined = (before >= 1e-7) & (after >= 1e-7)
     ratio = xp.where(defined, before / xp.where(defined, after, xp.ones_like(after)), xp.ones_like(before))
