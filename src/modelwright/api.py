@@ -134,8 +134,8 @@ def merge(
             )
         sets = [*overrides, *(f"{key}={value}" for key, value in given.items())]
         return Job.from_recipe(models, sets, known).checkpoint()  # type: ignore[arg-type]
-    data, objects = direct_recipe(models, method, base, parameters, known)
-    return Job.from_recipe(data | given, overrides, known, objects).checkpoint()
+    data, objects, notes = direct_recipe(models, method, base, parameters, known)
+    return Job.from_recipe(data | given, overrides, known, objects, notes).checkpoint()
 
 
 def _dtype_text(value: Any) -> str:
@@ -151,8 +151,8 @@ def _is_recipe(models: Any) -> bool:
 
 def direct_recipe(
     models: Any, method: str | None, base: Any, parameters: Mapping[str, Any], known: Registry
-) -> tuple[dict[str, Any], dict[str, Checkpoint]]:
-    """The recipe that `merge([a, b], method=...)` stands for, and the models in memory that it names."""
+) -> tuple[dict[str, Any], dict[str, Checkpoint], tuple[str, ...]]:
+    """The recipe that `merge([a, b], method=...)` stands for, the models in memory that it names, and notes on it."""
     if method is None:
         raise InputError("merging a list of models needs method=", did_you_mean("", known))
     record = known.find(method)
@@ -161,45 +161,68 @@ def direct_recipe(
     models = list(models)  # type: ignore[reportUnknownArgumentType]
     if not models:
         raise InputError(f"{method} needs models, and the list is empty")
-    objects: dict[str, Checkpoint] = {}
-    labels: dict[int, str] = {}
+    names = _Names()
+    entries: list[dict[str, Any]] = [{"model": names.of(model, f"model {i + 1}")} for i, model in enumerate(models)]
+    data: dict[str, Any] = {"merge_method": method, "models": entries}
+    notes: tuple[str, ...] = ()
+    if base is not None:
+        name = names.of(base, "base")
+        if record.base == "ignored" and all(entry["model"] != name for entry in entries):
+            # In a recipe such a base counts as one more model, as in the community's tool; nobody means that here.
+            notes = (f"{method} has no base: '{name}' is not used",)
+        else:
+            data["base_model"] = name
+    _give_parameters(data, record, parameters)
+    return data, names.objects, notes
 
-    def refer(model: Any, fallback: str) -> str:
+
+class _Names:
+    """References for models: paths stay as they are, objects in memory get a name.
+
+    Attributes:
+        objects: The objects by their names.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Checkpoint] = {}
+        self._known: dict[int, str] = {}
+
+    def of(self, model: Any, fallback: str) -> str:
+        """The name of a model; one object has one name."""
         if isinstance(model, str | Path):
             return str(model)
-        if id(model) not in labels:
+        if id(model) not in self._known:
             opened = open_checkpoint(model, label=None)
-            label = fallback if opened.path is None or opened.label in objects else opened.label
-            labels[id(model)] = label
-            objects[label] = _labelled(opened, label)
-        return labels[id(model)]
+            label = fallback if opened.path is None or opened.label in self.objects else opened.label
+            self._known[id(model)] = label
+            self.objects[label] = _labelled(opened, label)
+        return self._known[id(model)]
 
-    entries: list[dict[str, Any]] = [{"model": refer(model, f"model {i + 1}")} for i, model in enumerate(models)]
-    data: dict[str, Any] = {"merge_method": method, "models": entries}
-    if base is not None:
-        data["base_model"] = refer(base, "base")
-    tuned = [entry for entry in entries if entry["model"] != data.get("base_model")]
+
+def _give_parameters(data: dict[str, Any], record: Method, parameters: Mapping[str, Any]) -> None:
+    """Write keyword arguments into a recipe: lists of per-model parameters under their models, the rest on top."""
+    tuned = [entry for entry in data["models"] if entry["model"] != data.get("base_model")]
     values = {name.removesuffix("_") if name == "lambda_" else name: value for name, value in parameters.items()}
     unknown = [name for name in values if name not in record.fields and name not in record.ignored]
     if unknown:  # a recipe of the community may carry parameters of other methods along; here there is no reason to
-        raise InputError([Problem(f"{method} has no parameter '{n}'", did_you_mean(n, record.fields)) for n in unknown])
+        what = "{} has no parameter '{}'"
+        raise InputError([Problem(what.format(record.name, n), did_you_mean(n, record.fields)) for n in unknown])
     if "weight" in record.fields and record.fields["weight"].required:
         values.setdefault("weight", 1.0)
     for name, value in values.items():
         field = record.fields.get(name)
         if isinstance(value, np.ndarray | np.generic):
             value = value.tolist()
-        if field is not None and field.per_model and isinstance(value, list | tuple):
-            if len(value) != len(tuned):
-                raise InputError(
-                    f"{method}: {name} has {len(value)} values for {len(tuned)} models beside the base",
-                    "Give one number, or one for each model.",
-                )
-            for entry, one in zip(tuned, value, strict=True):
-                entry.setdefault("parameters", {})[name] = one
-        else:
+        if field is None or not field.per_model or not isinstance(value, list | tuple):
             data.setdefault("parameters", {})[name] = value
-    return data, objects
+            continue
+        if len(value) != len(tuned):
+            raise InputError(
+                f"{record.name}: {name} has {len(value)} values for {len(tuned)} models beside the base",
+                "Give one number, or one for each model.",
+            )
+        for entry, one in zip(tuned, value, strict=True):
+            entry.setdefault("parameters", {})[name] = one
 
 
 def _labelled(model: Checkpoint, label: str) -> Checkpoint:
@@ -219,9 +242,16 @@ class Job:
     """
 
     def __init__(
-        self, stages: list[Stage], folder: Path, text: str, known: Registry, objects: Mapping[str, Checkpoint]
+        self,
+        stages: list[Stage],
+        folder: Path,
+        text: str,
+        known: Registry,
+        objects: Mapping[str, Checkpoint],
+        notes: Sequence[str] = (),
     ):
         self.stages = stages
+        self._notes = tuple(notes)
         self._folder, self._text, self._known, self._objects = folder, text, known, dict(objects)
         self._opened: dict[str, Checkpoint] = {}
         self._plans: list[Plan] = []
@@ -232,6 +262,7 @@ class Job:
         overrides: Sequence[str],
         known: Registry,
         objects: Mapping[str, Checkpoint] | None = None,
+        notes: Sequence[str] = (),
     ) -> Job:
         """Read a recipe.
 
@@ -239,7 +270,7 @@ class Job:
             InputError: It is not valid.
         """
         stages, folder, text = load_recipe(recipe, overrides, known)
-        return Job(stages, folder, text, known, objects or {})
+        return Job(stages, folder, text, known, objects or {}, notes)
 
     def plans(self) -> list[Plan]:
         """The plan of every stage; later ones see the results of earlier ones without computing them.
@@ -300,9 +331,9 @@ class Job:
         return {name: Path(f"{out}.steps") / f"{name}-{key[:12]}" for name, key in keys.items()}
 
     def _plan(self, stage: Stage, results: Mapping[str, Checkpoint]) -> Plan:
-        return resolve(
-            stage.recipe, opener=self._opener(results), registry=self._known, lines=stage.lines, text=self._text
-        )
+        opener = self._opener(results)
+        plan = resolve(stage.recipe, opener=opener, registry=self._known, lines=stage.lines, text=self._text)
+        return replace(plan, notes=(*self._notes, *plan.notes))
 
     def _opener(self, results: Mapping[str, Checkpoint]) -> Callable[[str], Checkpoint]:
         def opener(reference: str) -> Checkpoint:

@@ -53,6 +53,14 @@ def test_an_output_that_exists(here: Path) -> None:
     refused("the output 'out' exists. Choose another folder, or pass --overwrite (overwrite=True).")
 
 
+def test_an_output_named_like_a_file(here: Path) -> None:
+    refused(
+        "the output is a folder, and 'out.safetensors' is named like a weight file. Choose 'out': it will hold "
+        "model.safetensors and what belongs to it.",
+        "out.safetensors",
+    )
+
+
 def test_only_our_own_folders_are_overwritten(here: Path) -> None:
     Path("out").mkdir()
     Path("out/thesis.txt").write_text("years of work")

@@ -37,6 +37,15 @@ def test_paths_texts_and_checkpoints(here: Path) -> None:
         np.testing.assert_allclose(call(*ways)[HEAD].read(), expected(), rtol=1e-5)
 
 
+def test_a_base_that_the_method_has_no_use_for(here: Path) -> None:
+    merged = mw.merge(["a", "b"], base="base", method="linear")
+    np.testing.assert_array_equal(merged[HEAD].read(), mw.merge(["a", "b"], method="linear")[HEAD].read())
+    result = merged.save("out")
+    assert "linear has no base: 'base' is not used" in result.notes
+    with_base = mw.merge(["a", "b"], base="a", method="linear")  # listed, it is one of the models
+    np.testing.assert_array_equal(with_base[HEAD].read(), merged[HEAD].read())
+
+
 def test_dicts_of_arrays_stay_as_they_were() -> None:
     given = [tiny.arrays(seed) for seed in (1, 2, 0)]
     copies = [{name: array.copy() for name, array in entry.items()} for entry in given]

@@ -56,10 +56,10 @@ def job_of(
             f"'{recipes[0]}' is a recipe, and a recipe says itself what its method is",
             "Leave --method out, or use --set merge_method=NAME.",
         )
-    data, _ = direct_recipe(list(inputs), method, base, {}, known)
+    data, _, notes = direct_recipe(list(inputs), method, base, {}, known)
     for entry in sets:
         override(data, entry, known)
-    return Job.from_recipe(data, [], known)
+    return Job.from_recipe(data, [], known, notes=notes)
 
 
 def size_of(text: str) -> int:

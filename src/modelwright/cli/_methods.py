@@ -26,10 +26,12 @@ def show_methods(name: str | None, plugins: Sequence[Path], *, json: bool, cite:
         _render(Console(), chosen[0])
     else:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("name", "models", "base", "paper", "what it does"):
+        narrow = Console().width < 80
+        for column in ("name", "models", "base", *(() if narrow else ("paper",)), "what it does"):
             table.add_column(column, no_wrap=column in ("name", "models", "base"))
         for method in chosen:
-            table.add_row(method.name, models_text(method), method.base, method.paper, method.summary)
+            paper = () if narrow else (method.paper,)
+            table.add_row(method.name, models_text(method), method.base, *paper, method.summary)
         Console().print(table)
 
 

@@ -139,6 +139,11 @@ def check_out(plan: Plan, out: Path, options: Options, also: int = 0) -> None:
         options: How.
         also: Bytes that are written beside it, such as earlier steps.
     """
+    if out.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf") and not out.is_dir():
+        raise InputError(
+            f"the output is a folder, and '{out}' is named like a weight file",
+            f"Choose '{out.with_suffix('')}': it will hold model.safetensors and what belongs to it.",
+        )
     check_inputs(plan, out)
     check_free(out, overwrite=options.overwrite)
     check_disk(out, plan.bytes_out + also)
