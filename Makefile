@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # `torch==2.13.0`, asked for exactly, is a CPU build where one is offered; a bare `torch` pulls gigabytes of CUDA.
-# Another build: make install TORCH="--index-url https://download.pytorch.org/whl/cu130 torch==2.13.0"
+# Another build: make install TORCH="--index-url URL torch==2.13.0"
 TORCH  ?= torch==2.13.0
 export NO_MKDOCS_2_WARNING := 1
 

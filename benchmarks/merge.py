@@ -148,9 +148,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--peer", default=os.environ.get("PEER"), help="a Python that has mergekit==0.1.5")
-    parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
+    parser.add_argument("--models", type=Path, default=Path(__file__).parent / "models")
     args = parser.parse_args()
-    folder = (args.work / args.size).resolve()
+    folder = (args.models / args.size).resolve()
     parameters = make_models(folder, SIZES[args.size])
     out = folder / "out"
     ours = str(Path(sys.executable).parent / "mw")
