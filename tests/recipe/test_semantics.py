@@ -207,6 +207,13 @@ def test_slices_stack_layers(here: Path) -> None:
     assert config["other"] == [1, 2, 3, 4]  # no list of layers by its name
 
 
+def test_override_architecture_is_said_to_have_no_effect(here: Path) -> None:
+    text = "merge_method: linear\nmodels:\n- model: {model: {path: a}, override_architecture: MistralForCausalLM}\n"
+    found = plan(text + "parameters: {weight: 1}\n")
+    assert [model.label for model in found.models] == ["a"]
+    assert any(note.startswith("override_architecture has no effect") for note in found.notes)
+
+
 def test_one_folder_in_two_spellings_is_one_model(here: Path) -> None:
     found = plan(
         "merge_method: ties\nbase_model: ./base\nmodels: [{model: base}, {model: a}]\nparameters: {weight: 1}\n"

@@ -36,6 +36,10 @@ def resolve(recipe: Recipe, *, opener: Opener, registry: Registry, lines: Lines,
         raise InputError([Problem(p.what, p.mend, lines.where(("merge_method",))) for p in error.problems]) from None
     context = Context(recipe, method, lines)
     check_parameters(context)
+    if any(path[-1:] == ("override_architecture",) for path, _ in lines.items()):
+        context.note(
+            "override_architecture has no effect: layers are read from tensor names, whatever the architecture"
+        )
     open_models(context, opener)
     context.stop_if_wrong()
     base = context.labels.get(recipe.base_model) if recipe.base_model else None
