@@ -67,7 +67,7 @@ def test_the_recipe_page_names_every_key() -> None:
 
 def test_the_recipe_page_names_the_parameters_that_pass_anywhere() -> None:
     known = page("recipes").partition("## Keys without effect")[2]
-    assert set(re.findall(r"`(\w+)`", known)) == COMMUNITY | {"residual_weight"}
+    assert set(re.findall(r"`(\w+)`", known)) == COMMUNITY | {"override_architecture", "residual_weight"}
 
 
 def test_every_fate_and_law_is_explained() -> None:

@@ -233,6 +233,27 @@ def test_a_refusal_of_the_method_names_the_tensor(here: Path) -> None:
     assert not Path("out.partial").exists()
 
 
+def test_tidying_up_that_fails_is_not_called_a_failed_merge(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mw.merge("recipe.yml").save("out")
+    expected = tiny.contents(Path("out"))
+    real = shutil.rmtree
+
+    def rmtree(path: Any, *args: Any, **kwargs: Any) -> None:
+        if Path(path).name == "out.old" and not kwargs.get("ignore_errors"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with pytest.raises(
+        mw.RunError, match=r"^'out' is complete, but tidying up failed: Input/output error \(.*out\.old\)\.$"
+    ):
+        mw.merge("recipe.yml").save("out", overwrite=True)
+    assert tiny.contents(Path("out")) == expected
+    monkeypatch.undo()
+    mw.merge("recipe.yml").save("out", overwrite=True)
+    assert not Path("out.old").exists()
+
+
 def test_a_write_that_fails_leaves_the_old_output(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mw.merge("recipe.yml").save("out")
     before = tiny.contents(here)

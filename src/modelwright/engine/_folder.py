@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from modelwright.errors import InputError, RunError
@@ -122,7 +122,8 @@ def partial_folder(out: Path) -> Generator[Path]:
 def _undo(folder: Path, out: Path, *, mine: bool) -> None:
     if mine:  # else it belongs to another process
         shutil.rmtree(folder, ignore_errors=True)
-        recover(out)
+        with suppress(OSError):  # the next run tries again; the error that brought us here is the one to show
+            recover(out)
 
 
 def _locked(folder: Path, out: Path) -> int:
@@ -154,10 +155,14 @@ def _put(folder: Path, out: Path) -> None:
         (out / _REPLACED).touch()
         out.rename(old)
     folder.rename(out)
-    (out / _MARKER).unlink()
-    _flush(out.parent)
-    if (old / _REPLACED).exists():
-        shutil.rmtree(old)
+    try:
+        (out / _MARKER).unlink()
+        _flush(out.parent)
+        if (old / _REPLACED).exists():
+            shutil.rmtree(old)
+    except OSError as error:  # the output is whole and in its place: that must not read as a failed merge
+        at = f" ({error.filename})" if error.filename else ""
+        raise RunError(f"'{out}' is complete, but tidying up failed: {error.strerror or error}{at}.") from error
 
 
 def _sync(folder: Path) -> None:

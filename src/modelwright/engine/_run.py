@@ -196,7 +196,7 @@ def model_facts(plan: Plan, options: Options) -> dict[str, Any]:
         listed: dict[str, Any] = {}
         for tensor, result in _in_order(merged, collect, options, plan, entry.name):
             if entry.fold == "sum":
-                total = result if total is None else total + result
+                total = result if total is None else np.add(total, result, out=total)
             else:
                 listed[tensor.name] = result
         facts = facts | entry.reduce(total if entry.fold == "sum" else listed, merged[0].parameters, facts)
