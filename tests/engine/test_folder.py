@@ -243,13 +243,12 @@ def test_tidying_up_that_fails_is_not_called_a_failed_merge(here: Path, monkeypa
             raise OSError(errno.EIO, "Input/output error", str(path))
         real(path, *args, **kwargs)
 
-    monkeypatch.setattr(shutil, "rmtree", rmtree)
-    with pytest.raises(
-        mw.RunError, match=r"^'out' is complete, but tidying up failed: Input/output error \(.*out\.old\)\.$"
-    ):
-        mw.merge("recipe.yml").save("out", overwrite=True)
+    said = r"^'out' is complete, but tidying up failed: Input/output error \(.*out\.old\)\.$"
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", rmtree)
+        with pytest.raises(mw.RunError, match=said):
+            mw.merge("recipe.yml").save("out", overwrite=True)
     assert tiny.contents(Path("out")) == expected
-    monkeypatch.undo()
     mw.merge("recipe.yml").save("out", overwrite=True)
     assert not Path("out.old").exists()
 
