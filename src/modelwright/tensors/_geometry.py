@@ -9,7 +9,7 @@ import numpy as np
 
 from modelwright.tensors._arrays import Array, is_numpy, namespace
 
-#: Elements per block of a reduction: float64 copies of one block stay in the cache, which is three times as fast as
+#: Elements per block of a reduction: float64 copies of one block stay in the cache, which is four times as fast as
 #: copies of the whole. The size is part of the result's last bits, and so fixed.
 _BLOCK = 1 << 15
 
