@@ -26,12 +26,15 @@ class TensorRef:
         load: Reads it. May return a wider format than `dtype` where the tensor is computed (de-quantised, merged), so
             that rounding happens once, at the very end.
         source: Where the bytes lie, for messages: `model.safetensors @ 4096`.
+        fill: Fills a buffer of bytes with the stored ones from a byte of the tensor on; None where the tensor has to
+            be computed, or read, as a whole.
     """
 
     dtype: DType
     shape: tuple[int, ...]
     load: Callable[[], NumpyArray] = field(repr=False, compare=False)
     source: str = ""
+    fill: Callable[[NumpyArray, int], None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
