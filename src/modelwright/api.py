@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import json
 import sys
 import traceback
@@ -17,7 +16,7 @@ import numpy as np
 import xxhash
 
 from modelwright.checkpoint import Checkpoint, open as open_checkpoint
-from modelwright.engine import Options, Result, check_inputs, check_out, execute, lazy, settled
+from modelwright.engine import Options, Result, check_inputs, check_out, execute, lazy, method_source, settled
 from modelwright.errors import InputError, Problem, did_you_mean
 from modelwright.methods import METHODS, Method, Registry
 from modelwright.recipe import SIDE_SUFFIXES, Plan, Stage, load_recipe, resolve
@@ -333,7 +332,7 @@ class Job:
     def _plan(self, stage: Stage, results: Mapping[str, Checkpoint]) -> Plan:
         opener = self._opener(results)
         plan = resolve(stage.recipe, opener=opener, registry=self._known, lines=stage.lines, text=self._text)
-        return replace(plan, notes=(*self._notes, *plan.notes))
+        return replace(plan, notes=(*self._notes, *plan.notes), folder=str(self._folder.absolute()))
 
     def _opener(self, results: Mapping[str, Checkpoint]) -> Callable[[str], Checkpoint]:
         def opener(reference: str) -> Checkpoint:
@@ -359,7 +358,7 @@ class Job:
         for reference in sorted(_references(stage.recipe.model_dump())):
             contents[reference] = keys[reference] if reference in keys else _content(opener(reference))
         said = stage.recipe.model_dump(mode="json", exclude={"name"})
-        code = _source(self._known.find(stage.recipe.merge_method))
+        code = method_source(self._known.find(stage.recipe.merge_method))
         text = json.dumps([version("modelwright"), code, said, contents], sort_keys=True)
         return xxhash.xxh3_128_hexdigest(text.encode())
 
@@ -377,15 +376,6 @@ def _references(node: Any) -> set[str]:
         for value in node:
             found |= _references(value)
     return found
-
-
-def _source(method: Method) -> str:
-    """The file that a method's function is in: a plugin changes without a version."""
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(method.function))
-    except TypeError:  # not a plain function
-        file = None
-    return Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else ""
 
 
 def _content(model: Checkpoint) -> str:

@@ -59,7 +59,15 @@ class MissingExtraError(InputError):
 
 
 class RunError(RuntimeError):
-    """The input was accepted, but the run failed (disk, memory, a result that is not finite). Exit code 1."""
+    """The input was accepted, but the run failed (disk, memory, a result that is not finite). Exit code 1.
+
+    Attributes:
+        resumable: Whether the same run may succeed later, so that what it has done is worth keeping.
+    """
+
+    def __init__(self, text: str, *, resumable: bool = False):
+        super().__init__(text)
+        self.resumable = resumable
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 12) -> str:

@@ -73,32 +73,50 @@ def test_keep_above(array: Any, threshold: float, ties: int | None) -> None:
         np.testing.assert_array_equal(found, np.reshape(np.array(expected, bool), array.shape), strict=True)
 
 
-def splitmix(counter: int, first: int, second: int) -> float:
-    """The documented generator for one element, in whole numbers modulo 2**64."""
+def lowbias(place: int, first: int, second: int) -> float:
+    """The documented generator for one element, in whole numbers modulo 2**32."""
 
     def mix(x: int) -> int:
-        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
-        return x ^ (x >> 31)
+        x = (x ^ (x >> 16)) * 0x7FEB352D % 2**32
+        x = (x ^ (x >> 15)) * 0x846CA68B % 2**32
+        return x ^ (x >> 16)
 
-    return (mix(mix((counter * 0x9E3779B97F4A7C15 + first) % 2**64) ^ second) >> 11) / 2**53
+    return mix(mix((place + first) % 2**32) ^ second) / 2**32
 
 
 @pytest.mark.parametrize("position", [0, 3])
 @pytest.mark.parametrize("key", [NoiseKey(), NoiseKey(2**63 - 1, "model.layers.0.weight"), NoiseKey(1, "gewicht-ß")])
 def test_uniform_is_the_documented_generator(key: NoiseKey, position: int) -> None:
-    digest = xxhash.xxh3_128_intdigest(f"{key.seed}\x1f{position}\x1f{key.tensor}".encode())
-    words = digest >> 64, digest % 2**64
-    starts = (0, 1000, 2**40)  # the last is beyond any 32-bit counter
+    starts = (0, 1000, 2**20 - 7, 2**40)  # one across two segments, one beyond any 32-bit counter
     for start in starts:
-        expected = [splitmix(start + i, *words) for i in range(50)]
+        expected: list[float] = []
+        for i in range(start, start + 50):
+            segment, place = divmod(i, 2**20)
+            digest = xxhash.xxh3_128_intdigest(f"{key.seed}\x1f{position}\x1f{key.tensor}\x1f{segment}".encode())
+            expected.append(lowbias(place, digest % 2**32, digest // 2**32 % 2**32))
         np.testing.assert_array_equal(uniform(key, position, 50, start), expected, strict=False)
+
+
+def test_uniform_is_uniform_and_uncorrelated() -> None:
+    """Across elements, neighbours, segments and models; bounds are six standard deviations."""
+    n = 2**20
+    streams = [uniform(NoiseKey(5, "w"), position, n, start) for position in (0, 1) for start in (0, n)]
+    for stream in streams:
+        counts = np.bincount((stream * 1024).astype(int), minlength=1024)
+        chi = ((counts - n / 1024) ** 2 / (n / 1024)).sum()
+        assert abs(chi - 1023) < 6 * math.sqrt(2 * 1023)
+        for lag in (1, 2, 64, 4096):
+            assert abs(np.corrcoef(stream[:-lag], stream[lag:])[0, 1]) < 6 / math.sqrt(n)
+        low = (stream * 2**32).astype(np.uint64) & 1  # the last bit as well
+        assert abs(low.mean() - 0.5) < 3 / math.sqrt(n)
+    for first, second in itertools.combinations(streams, 2):
+        assert abs(np.corrcoef(first, second)[0, 1]) < 6 / math.sqrt(n)
 
 
 def test_uniform_never_changes() -> None:
     """These three numbers are in every merge with noise that was ever made: a change is a new file format."""
     found = uniform(NoiseKey(seed=0, tensor="model.norm.weight"), 0, 3)
-    pinned = ["0x1.2d72a91a9a538p-2", "0x1.8fe3562830574p-1", "0x1.2a159f4c7b678p-2"]
+    pinned = ["0x1.9d98269600000p-1", "0x1.a31bbc3000000p-4", "0x1.1543bcee00000p-1"]
     assert [x.hex() for x in found.tolist()] == pinned
 
 

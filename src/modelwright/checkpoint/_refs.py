@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,18 +57,82 @@ class TensorRef:
 
 def file_ref(path: Path, dtype: DType, shape: tuple[int, ...], offset: int) -> TensorRef:
     """A tensor at a byte offset of a file, of any alignment."""
-    count = math.prod(shape) * dtype.itemsize
+    span = FileSpan(path, dtype, shape, offset)
+    return TensorRef(dtype, shape, span.load, f"{path.name} @ {offset}", span.fill)
 
-    def load() -> NumpyArray:
+
+@dataclass(frozen=True)
+class FileSpan:
+    """Where a tensor's bytes lie in a local file."""
+
+    path: Path
+    dtype: DType
+    shape: tuple[int, ...]
+    offset: int
+
+    def load(self) -> NumpyArray:
+        """The whole tensor."""
+        raw = np.empty(math.prod(self.shape) * self.dtype.itemsize, np.uint8)
+        self.fill(raw, 0)
+        return raw.view(self.dtype.numpy).reshape(self.shape)
+
+    def fill(self, buffer: NumpyArray, start: int) -> None:
+        """Read `len(buffer)` bytes from byte `start` of the tensor on.
+
+        Raises:
+            RunError: The file is gone or shorter than it was.
+        """
+        at = self.offset + start
+        left = memoryview(buffer)  # type: ignore[reportArgumentType]
         try:
-            raw = np.fromfile(path, dtype=np.uint8, count=count, offset=offset)
+            with _opened(self.path) as handle:
+                while left:
+                    count = os.preadv(handle, [left], at)
+                    if count == 0:
+                        got = len(buffer) - len(left)
+                        raise RunError(
+                            f"{self.path}: expected {len(buffer)} bytes at offset {self.offset + start}, got {got}; the file "
+                            "was cut short."
+                        )
+                    left, at = left[count:], at + count
         except OSError as error:
-            raise RunError(f"{path} can no longer be read ({error.strerror or error})") from None
-        if raw.size != count:
-            raise RunError(f"{path}: expected {count} bytes at offset {offset}, got {raw.size}; the file was cut short")
-        return raw.view(dtype.numpy).reshape(shape)
+            raise RunError(f"{self.path} can no longer be read ({error.strerror or error}).", resumable=True) from None
 
-    return TensorRef(dtype, shape, load, f"{path.name} @ {offset}")
+
+#: Files that a thread holds open inside `keep_open`: their handles by path.
+_held = threading.local()
+_MOST_HELD = 32
+
+
+@contextmanager
+def keep_open() -> Generator[None]:
+    """Let this thread keep files open that it reads again and again, until the end of the block."""
+    handles: OrderedDict[Path, int] = OrderedDict()
+    _held.handles = handles
+    try:
+        yield
+    finally:
+        del _held.handles
+        for handle in handles.values():
+            os.close(handle)
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[int]:
+    handles: OrderedDict[Path, int] | None = getattr(_held, "handles", None)
+    if handles is None:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield handle
+        finally:
+            os.close(handle)
+        return
+    if path not in handles:
+        if len(handles) >= _MOST_HELD:
+            os.close(handles.popitem(last=False)[1])
+        handles[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    handles.move_to_end(path)
+    yield handles[path]
 
 
 def array_ref(array: NumpyArray, dtype: DType, source: str = "memory") -> TensorRef:

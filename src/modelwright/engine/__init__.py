@@ -1,5 +1,6 @@
 """The engine: runs plans, writes outputs that are whole or absent, and says what it did."""
 
+from modelwright.engine._identity import method_source as method_source
 from modelwright.engine._lazy import lazy as lazy
 from modelwright.engine._run import (
     SHARD_BYTES as SHARD_BYTES,

@@ -1,7 +1,8 @@
 """The output folder: made beside its place, put there in one step, and set right after a kill at any moment.
 
-OUT.partial is being written and carries a marker that its process holds locked. An overwrite renames OUT, marked too, to
-OUT.old, then OUT.partial to OUT, then deletes OUT.old. What has no marker is the user's own and is never touched.
+OUT.partial is being written and carries a marker that its process holds locked, and a journal of what is finished. An
+overwrite renames OUT, marked too, to OUT.old, then OUT.partial to OUT, then deletes OUT.old. What has no marker is the
+user's own and is never touched.
 """
 
 from __future__ import annotations
@@ -12,8 +13,13 @@ import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from modelwright.engine._identity import first_difference
+from modelwright.engine._journal import NAME as JOURNAL, Journal, Past, read_journal
+from modelwright.engine._output import flush
 from modelwright.errors import InputError, RunError
 
 _MARKER = ".modelwright-partial"
@@ -28,13 +34,54 @@ def _old(out: Path) -> Path:
     return out.with_name(out.name + ".old")
 
 
+def settled(out: str | Path) -> Path:
+    """The output's path with `~` and links resolved, after an overwrite that was killed half-way is undone or ended."""
+    path = Path(out).expanduser()
+    if path.is_symlink() or path.name in ("", ".."):
+        path = path.resolve()
+    if not path.name:
+        raise InputError(f"'{path}' cannot be the output", "Give a folder that can be made.")
+    recover(path)
+    return path
+
+
 def recover(out: Path) -> None:
-    """Undo or end an overwrite that was killed between its renames."""
+    """Undo or end an overwrite that was killed between its renames; one that is still running is left alone."""
+    if not (_old(out) / _REPLACED).exists():
+        return
+    handle = _held_by_nobody(out)
+    if handle is None:
+        return
+    try:
+        _undo_overwrite(out)
+    finally:
+        os.close(handle)
+
+
+def _held_by_nobody(out: Path) -> int | None:
+    """A lock on the marker of a killed overwrite, wherever that got to; None while its process lives."""
+    for folder in (_partial(out), out, _old(out)):
+        with suppress(FileNotFoundError):
+            handle = os.open(folder / (_REPLACED if folder == _old(out) else _MARKER), os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                return None
+            except OSError:  # a file system without locks
+                pass
+            return handle
+    return None
+
+
+def _undo_overwrite(out: Path) -> None:
     old = _old(out)
     if not (old / _REPLACED).exists():
         return
     if out.exists():  # the new one is in place
         shutil.rmtree(old)
+        (out / _MARKER).unlink(missing_ok=True)
+        (out / JOURNAL).unlink(missing_ok=True)
     else:
         old.rename(out)
         (out / _REPLACED).unlink()
@@ -90,40 +137,126 @@ def check_disk(out: Path, needed: int) -> None:
         )
 
 
+@dataclass
+class Partial:
+    """The folder that is being written.
+
+    Attributes:
+        path: Where it is.
+        past: What an earlier run of the same merge left in it, or None.
+        journal: The journal, once there is one.
+    """
+
+    path: Path
+    past: Past | None
+    journal: Journal | None = None
+
+    @property
+    def resumes(self) -> int:
+        """How often the merge was taken up again."""
+        return self.past.resumes + 1 if self.past else 0
+
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether anything in it is finished."""
+        return self.journal is not None and self.journal.begun
+
+
 @contextmanager
-def partial_folder(out: Path) -> Generator[Path]:
-    """A folder beside the output that replaces it in one step; removed if anything goes wrong.
+def partial_folder(out: Path, about: dict[str, Any], *, restart: bool) -> Generator[Partial]:
+    """A folder beside the output that replaces it in one step.
+
+    What can be gone on with is kept when the disk fails or the process is stopped; anything else that goes wrong removes it.
+
+    Args:
+        out: The output.
+        about: Which merge it is; what an earlier run left must agree.
+        restart: Discard what an earlier run left.
 
     Raises:
-        InputError: Another merge is writing there.
+        InputError: Another merge is writing there, or was left unfinished.
         RunError: The disk fails.
+        KeyboardInterrupt: With what was kept, as text.
     """
     folder = _partial(out)
-    handle = -1
+    handle, ours = -1, False  # until then it may belong to another process, or to a merge that is not this one
+    partial = Partial(folder, None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _locked(folder, out)
-        _emptied(folder)
-        yield folder
+        partial.past = _past(folder, about, restart=restart)
+        ours = True
+        if partial.past is None:
+            _emptied(folder)
+        yield partial
         _sync(folder)
         _put(folder, out)
+    except InputError:
+        _discard(partial, out, mine=ours)
+        raise
+    except RunError as error:
+        if not error.resumable or not _kept(partial, about):
+            _discard(partial, out, mine=ours)
+            raise
+        raise RunError(f"{error} {_how_to_go_on(folder)}") from error
     except OSError as error:
-        _undo(folder, out, mine=handle >= 0)
         at = f" ({error.filename})" if error.filename else ""
-        raise RunError(f"writing '{out}' failed: {error.strerror or error}{at}. Nothing was kept.") from error
-    except BaseException:
-        _undo(folder, out, mine=handle >= 0)
+        what = f"writing '{out}' failed: {error.strerror or error}{at}."
+        if not _kept(partial, about):
+            _discard(partial, out, mine=ours)
+            raise RunError(f"{what} Nothing was kept.") from error
+        raise RunError(f"{what} {_how_to_go_on(folder)}") from error
+    except BaseException as error:
+        if not _kept(partial, about):
+            _discard(partial, out, mine=ours)
+        elif isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(_how_to_go_on(folder)) from None
         raise
     finally:
+        if partial.journal is not None:
+            partial.journal.close()
         if handle >= 0:
             os.close(handle)
 
 
-def _undo(folder: Path, out: Path, *, mine: bool) -> None:
-    if mine:  # else it belongs to another process
-        shutil.rmtree(folder, ignore_errors=True)
+def _kept(partial: Partial, about: dict[str, Any]) -> bool:
+    return partial.worth_keeping and about["resumable"]
+
+
+def _how_to_go_on(folder: Path) -> str:
+    return f"What is done is kept in '{folder}': run the same command again to go on, or delete that folder."
+
+
+def _past(folder: Path, about: dict[str, Any], *, restart: bool) -> Past | None:
+    """What an earlier run left of this merge; None where it left nothing.
+
+    Raises:
+        InputError: It left another merge unfinished.
+    """
+    past = None if restart else read_journal(folder)
+    if past is None or not past.chunks or not past.about.get("resumable"):
+        return None
+    different = [key for key in ("version", "inputs", "recipe", "layout") if past.about.get(key) != about[key]]
+    if not different:
+        return past
+    changed = first_difference(about["inputs"], dict(past.about.get("inputs", {})))
+    words = {
+        "version": f"modelwright {past.about.get('version')}, and this is {about['version']}",
+        "inputs": f"'{changed}' has changed since, or is another input",
+        "recipe": "its recipe, options or method are other ones",
+        "layout": "its weight files have another size (--shard-size)",
+    }
+    raise InputError(
+        f"'{folder}' holds a merge that was not finished, and it is not this one: {words[different[0]]}",
+        "Finish that one, choose another folder, or discard it: --restart (restart=True).",
+    )
+
+
+def _discard(partial: Partial, out: Path, *, mine: bool) -> None:
+    if mine:
+        shutil.rmtree(partial.path, ignore_errors=True)
         with suppress(OSError):  # the next run tries again; the error that brought us here is the one to show
-            recover(out)
+            _undo_overwrite(out)
 
 
 def _locked(folder: Path, out: Path) -> int:
@@ -156,8 +289,9 @@ def _put(folder: Path, out: Path) -> None:
         out.rename(old)
     folder.rename(out)
     try:
+        (out / JOURNAL).unlink()
         (out / _MARKER).unlink()
-        _flush(out.parent)
+        flush(out.parent)
         if (old / _REPLACED).exists():
             shutil.rmtree(old)
     except OSError as error:  # the output is whole and in its place: that must not read as a failed merge
@@ -167,12 +301,4 @@ def _put(folder: Path, out: Path) -> None:
 
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        _flush(path)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        flush(path)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef
-from modelwright.engine._run import Options, compute, model_facts
+from modelwright.engine._merge import Merge
+from modelwright.engine._run import Options, survey
 from modelwright.recipe import Plan, PlannedTensor
 
 
@@ -27,18 +28,20 @@ def _aliases(plan: Plan) -> dict[str, str]:
 
 
 class _Run:
-    """Model-wide facts, found once, when the first tensor is asked for."""
+    """A plan whose tensors are read one by one. What has to be known of the whole model is found with the first."""
 
     def __init__(self, plan: Plan, options: Options):
         self.plan, self.options = plan, options
-        self._facts: dict[str, Any] | None = None
+        self._merge: Merge | None = None
         self._lock = threading.Lock()
 
-    def facts(self) -> dict[str, Any]:
+    def merge(self) -> Merge:
         with self._lock:
-            if self._facts is None:
-                self._facts = model_facts(self.plan, self.options)
-            return self._facts
+            if self._merge is None:
+                merge = self.options.merge(self.plan)
+                survey(merge, self.options)
+                self._merge = merge
+            return self._merge
 
 
 class _Load:
@@ -46,4 +49,4 @@ class _Load:
         self.run, self.tensor = run, tensor
 
     def __call__(self) -> NumpyArray:
-        return compute(self.run.plan, self.tensor, self.run.facts(), self.run.options.device)
+        return self.run.merge().one(self.tensor)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from modelwright.recipe import Plan
+from modelwright.engine._merge import Findings
+from modelwright.engine._output import CHUNK
+from modelwright.engine._sources import ranges
+from modelwright.recipe import Input, Plan
 
-CHUNK = 4 << 20
 
-
-def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and xxh3-128 of every 4 MiB of each file in a folder, by relative path."""
+def file_hashes(folder: Path, skip: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """Size and xxh3-128 of every chunk of each file in a folder, by relative path, but for those to skip."""
     table: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and not path.name.startswith(".") and path.relative_to(folder).as_posix() not in skip:
             chunks: list[str] = []
             with path.open("rb") as file:
                 while block := file.read(CHUNK):
@@ -30,18 +31,14 @@ def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def manifest_json(
-    plan: Plan,
-    files: Mapping[str, Mapping[str, Any]],
-    digests: Mapping[tuple[int, str], str],
-    buffers: Sequence[str],
-    notes: Sequence[str],
-    run: Mapping[str, Any],
+    plan: Plan, files: Mapping[str, Mapping[str, Any]], findings: Findings, notes: Sequence[str], run: Mapping[str, Any]
 ) -> str:
     """The manifest's text. Everything but `run` is the same whenever the same merge is done again."""
+    digests = _input_digests(plan, findings)
     inputs: list[dict[str, Any]] = []
     for index, model in enumerate(plan.models):
-        mine = {name: digest for (i, name), digest in sorted(digests.items()) if i == index}
-        joined = xxhash.xxh3_128_hexdigest("\n".join(f"{name} {digest}" for name, digest in mine.items()).encode())
+        mine = {source.name: digest for source, digest in digests.items() if source.model == index}
+        joined = xxhash.xxh3_128_hexdigest("\n".join(f"{name} {mine[name]}" for name in sorted(mine)).encode())
         fates: dict[str, list[str]] = {}
         for (i, name), fate in plan.fates.items():
             if i == index:
@@ -63,13 +60,23 @@ def manifest_json(
         "donor": plan.models[plan.donor].label,
         "inputs": inputs,
         "created": list(plan.created),
-        "buffers_that_differ": sorted(buffers),
+        "buffers_that_differ": sorted(findings.buffers),
         "notes": list(notes),
         "chunk_bytes": CHUNK,
         "files": files,
         "run": {**run, "host": platform.node(), "platform": platform.platform(), "python": platform.python_version()},
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _input_digests(plan: Plan, findings: Findings) -> dict[Input, str]:
+    """Of each input tensor that was read, the hash of the hashes of its ranges."""
+    result: dict[Input, str] = {}
+    for tensor in plan.tensors:
+        for source in tensor.sources:
+            parts = [findings.digests[source, number] for number in range(len(ranges(tensor.size)))]
+            result[source] = xxhash.xxh3_128_hexdigest("".join(parts).encode())
+    return result
 
 
 def _parameters(plan: Plan) -> dict[str, Any]:

@@ -1,5 +1,14 @@
 """Methods: pure mathematics on arrays, with a record beside each. They know no names and no files."""
 
+from modelwright.methods._lowered import (
+    Coefficients as Coefficients,
+    Drop as Drop,
+    Gram as Gram,
+    Keep as Keep,
+    Lowered as Lowered,
+    Ranks as Ranks,
+    Shape as Shape,
+)
 from modelwright.methods._method import (
     LAWS as LAWS,
     PER_MODEL as PER_MODEL,

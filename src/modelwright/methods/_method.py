@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from modelwright.errors import InputError, Problem, RunError, did_you_mean, listing
+from modelwright.methods._lowered import Lower
 from modelwright.tensors import Array, NoiseKey, all_finite, is_numpy, namespace, narrow, widen
 
 P = ParamSpec("P")
@@ -103,7 +104,8 @@ class Method:
         random: Whether it draws noise, and so takes a `key`.
         reproducible: `bits` where the same recipe gives the same bytes on every CPU, else `tolerance`.
         needs: What it reads beside the models: statistics, data.
-        lower: (parameters) -> a plan for the fused kernels, or None to run the function tensor by tensor.
+        lower: (parameters, shape) -> the same arithmetic for the fused kernels, with the same bits; or None to run the
+            function tensor by tensor.
         cite: A BibTeX entry.
     """
 
@@ -126,7 +128,7 @@ class Method:
     random: bool = False
     reproducible: Literal["bits", "tolerance"] = "bits"
     needs: tuple[str, ...] = ()
-    lower: Callable[[Mapping[str, Any]], Any] | None = None
+    lower: Lower | None = None
     cite: str = ""
 
     def __post_init__(self) -> None:

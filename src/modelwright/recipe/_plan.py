@@ -102,6 +102,7 @@ class Plan:
         notes: What the user should know; nothing that stops the merge.
         facts: Differences between the inputs worth a look: licences, tokenizers, chat templates.
         recipe_text: The recipe as it was written.
+        folder: Where its relative paths start.
     """
 
     recipe: Recipe
@@ -117,6 +118,7 @@ class Plan:
     notes: tuple[str, ...]
     facts: Mapping[str, Mapping[str, str]]
     recipe_text: str
+    folder: str = ""
 
     @property
     def bytes_in(self) -> int:

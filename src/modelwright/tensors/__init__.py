@@ -14,6 +14,7 @@ from modelwright.tensors._geometry import (
     absolute_sum as absolute_sum,
     dot as dot,
     norm as norm,
+    root as root,
     row_dot as row_dot,
     row_norm as row_norm,
 )

@@ -1,8 +1,9 @@
 """Counter-based noise: the value at an element depends on its key alone, never on order, blocks or threads.
 
-Element i of the stream (seed, model position, tensor name) is two rounds of the SplitMix64 finaliser
-(Steele, Lea and Flood 2014) over the counter i, each keyed with 64 bits of a 128-bit hash of the stream's identity.
-It is computed on the host in numpy for every array library, so that a GPU gets the same masks as a CPU.
+Elements are counted in segments of 2**20. A segment's key is a 128-bit hash of (seed, model position, tensor name,
+segment). Element c of a segment is h(h(c + k0) ^ k1), h being a 32-bit bijection of multiply-xorshift rounds with the
+constants that Chris Wellons' search found least biased (2018, "lowbias32"). It is computed on the host for every array
+library, so that a GPU gets the same masks as a CPU. Arithmetic of 32 bits is what vectors of every CPU have.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import xxhash
 
 from modelwright.tensors._arrays import Array
 
-_U64 = np.uint64
-_STEP = _U64(0x9E3779B97F4A7C15)
-_MIX_A = _U64(0xBF58476D1CE4E5B9)
-_MIX_B = _U64(0x94D049BB133111EB)
+_U32 = np.uint32
+_MIX_A = _U32(0x7FEB352D)
+_MIX_B = _U32(0x846CA68B)
+
+#: Elements that share a key.
+SEGMENT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,11 @@ class NoiseKey:
     seed: int = 0
     tensor: str = ""
 
-    def words(self, position: int) -> tuple[int, int]:
-        """Two 64-bit words for the model at this position in the list of models that are not the base."""
-        digest = xxhash.xxh3_128_intdigest(f"{self.seed}\x1f{position}\x1f{self.tensor}".encode())
-        return digest >> 64, digest & 0xFFFFFFFFFFFFFFFF
+    def words(self, position: int, segment: int) -> tuple[int, int]:
+        """Two 32-bit words for a segment of the model at this position in the list of models that are not the base."""
+        text = f"{self.seed}\x1f{position}\x1f{self.tensor}\x1f{segment}"
+        digest = xxhash.xxh3_128_intdigest(text.encode())
+        return digest & 0xFFFFFFFF, (digest >> 32) & 0xFFFFFFFF
 
 
 #: Elements per block: the intermediate integers stay in the cache, which is four times as fast.
@@ -43,7 +47,7 @@ _BLOCK = 1 << 14
 
 
 def uniform(key: NoiseKey, position: int, size: int, start: int = 0) -> Array:
-    """Uniform numbers in [0, 1) with 53 random bits.
+    """Uniform numbers in [0, 1) with 32 random bits.
 
     Args:
         key: The stream family.
@@ -54,25 +58,27 @@ def uniform(key: NoiseKey, position: int, size: int, start: int = 0) -> Array:
     Returns:
         numpy float64 array of shape (size,).
     """
-    first, second = (_U64(word) for word in key.words(position))
     out = np.empty(size)
-    ramp = np.arange(min(size, _BLOCK), dtype=np.uint64)
+    ramp = np.arange(min(size, _BLOCK), dtype=np.uint32)
     counter, scratch = np.empty_like(ramp), np.empty_like(ramp)
-    for at in range(0, size, _BLOCK):
-        n = min(_BLOCK, size - at)
+    at = 0
+    while at < size:
+        segment, place = divmod(start + at, SEGMENT)
+        n = min(_BLOCK, size - at, SEGMENT - place)
+        first, second = key.words(position, segment)
         x, y = counter[:n], scratch[:n]
-        np.multiply(np.add(ramp[:n], _U64(start + at), out=x), _STEP, out=x)
-        np.add(x, first, out=x)
+        np.add(ramp[:n], _U32((place + first) & 0xFFFFFFFF), out=x)
         _mix(x, y)
-        np.bitwise_xor(x, second, out=x)
+        np.bitwise_xor(x, _U32(second), out=x)
         _mix(x, y)
-        np.multiply(np.right_shift(x, _U64(11), out=x), 2.0**-53, out=out[at : at + n])
+        np.multiply(x, 2.0**-32, out=out[at : at + n])
+        at += n
     return out
 
 
 def _mix(x: Array, scratch: Array) -> None:
-    """The SplitMix64 finaliser, in place."""
-    for shift, factor in ((30, _MIX_A), (27, _MIX_B), (31, None)):
-        np.bitwise_xor(x, np.right_shift(x, _U64(shift), out=scratch), out=x)
+    """lowbias32, in place."""
+    for shift, factor in ((16, _MIX_A), (15, _MIX_B), (16, None)):
+        np.bitwise_xor(x, np.right_shift(x, _U32(shift), out=scratch), out=x)
         if factor is not None:
             np.multiply(x, factor, out=x)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from modelwright.errors import InputError
+from modelwright.methods._lowered import Keep, Lowered, Ranks, Shape
 from modelwright.methods._method import PER_MODEL, Method, checked
 from modelwright.methods.merging._parts import (
     ARITHMETIC_DIFFERS,
@@ -17,6 +18,7 @@ from modelwright.methods.merging._parts import (
     Weights,
     combined,
     fraction,
+    lowered,
     per_model,
     rescaled,
     trimmed_ranks,
@@ -158,25 +160,42 @@ def _middles(
     result: list[Array] = []
     pairs = zip(per_model(density, len(models)), per_model(gamma, len(models)), strict=True)
     for model, (kept, outliers) in zip(models, pairs, strict=True):
-        if order == "remove_first" and overlap == "error" and kept + outliers > 1:
-            raise InputError(
-                f"breadcrumbs: density + gamma must be at most 1, got {kept:g} + {outliers:g}",
-                "Lower one of them, or set overlap: clip to drop fewer outliers.",
-            )
         delta = model - base
-        if kept >= 1 and order == "remove_first":
+        rowwise = scope == "row" and delta.ndim >= 1
+        ranks = _ranks(delta.shape[-1] if rowwise else math.prod(delta.shape), kept, outliers, order, overlap)
+        if ranks is None:
             result.append(delta)
             continue
-        rowwise = scope == "row" and delta.ndim >= 1
-        n = delta.shape[-1] if rowwise else math.prod(delta.shape)
-        count, top = int(kept * n), int(outliers * n)
-        if order == "keep_first":
-            start, stop = top, count
-        else:
-            start = min(top, n - count)  # fewer outliers go where density asks for their place
-            stop = start + count
-        result.append(rescaled(delta, trimmed_ranks(delta, start, stop, rowwise), rescale, max(kept, 1e-9)))
+        mask = trimmed_ranks(delta, ranks.start, ranks.stop, rowwise)
+        result.append(rescaled(delta, mask, rescale, max(kept, 1e-9)))
     return result
+
+
+def _ranks(n: int, kept: float, outliers: float, order: str, overlap: str) -> Ranks | None:
+    """Which of n entries by falling magnitude; None for all of them."""
+    if order == "keep_first":
+        return Ranks(int(outliers * n), int(kept * n))
+    if overlap == "error" and kept + outliers > 1:
+        raise InputError(
+            f"breadcrumbs: density + gamma must be at most 1, got {kept:g} + {outliers:g}",
+            "Lower one of them, or set overlap: clip to drop fewer outliers.",
+        )
+    if kept >= 1:
+        return None
+    count = int(kept * n)
+    start = min(int(outliers * n), n - count)  # fewer outliers go where density asks for their place
+    return Ranks(start, start + count)
+
+
+def _lower(elect: Literal["sum"] | None) -> Callable[[Mapping[str, Any], Shape], Lowered | None]:
+    def lower(p: Mapping[str, Any], shape: Shape) -> Lowered | None:
+        if p["scope"] == "row":
+            return None
+        pairs = zip(p["density"], p["gamma"], strict=True)
+        keep: list[Keep] = [_ranks(shape.size, *pair, p["order"], p["overlap"]) for pair in pairs]
+        return lowered(p, keep, rescale=p["rescale"], elect=elect)
+
+    return lower
 
 
 _DIFFERS = (
@@ -207,6 +226,7 @@ BREADCRUMBS = Method(
     models=(1, None),
     laws=_LAWS,
     scope=lambda p: p["scope"],
+    lower=_lower(None),
     presets=_PAPER,
     ignored={"int8_mask": INT8_MASK},
     differs=_DIFFERS,
@@ -224,6 +244,7 @@ BREADCRUMBS_TIES = Method(
     models=(1, None),
     laws=_LAWS,
     scope=lambda p: p["scope"],
+    lower=_lower("sum"),
     presets=_PAPER,
     ignored={"int8_mask": INT8_MASK},
     differs=_DIFFERS,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from modelwright.methods._lowered import Drop, Lowered, Shape
 from modelwright.methods._method import PER_MODEL, Method, checked
 from modelwright.methods.merging._parts import (
     ARITHMETIC_DIFFERS,
@@ -17,6 +18,7 @@ from modelwright.methods.merging._parts import (
     combined,
     dropped,
     fraction,
+    lowered,
     per_model,
 )
 from modelwright.tensors import Array, NoiseKey
@@ -133,6 +135,14 @@ def _dropped(
     ]
 
 
+def _lower(elect: Literal["sum"] | None) -> Callable[[Mapping[str, Any], Shape], Lowered]:
+    def lower(p: Mapping[str, Any], _shape: Shape) -> Lowered:
+        keep = [None if density >= 1 else Drop(density) for density in p["density"]]
+        return lowered(p, keep, rescale=p["rescale"], elect=elect)
+
+    return lower
+
+
 _DIFFERS = (
     ARITHMETIC_DIFFERS,
     "rescale: true restores each tensor's L1 norm as mergekit does; the paper, peft and FusionBench divide by the "
@@ -163,6 +173,7 @@ DARE_LINEAR = Method(
     ignored={"int8_mask": INT8_MASK},
     differs=_DIFFERS,
     random=True,
+    lower=_lower(None),
     cite=_CITE,
 )
 
@@ -180,5 +191,6 @@ DARE_TIES = Method(
     ignored={"int8_mask": INT8_MASK},
     differs=(*_DIFFERS, "The TIES trim is not applied after the drop (density 1 there), as in mergekit and peft."),
     random=True,
+    lower=_lower("sum"),
     cite=_CITE,
 )

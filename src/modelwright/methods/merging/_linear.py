@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from modelwright.errors import InputError
+from modelwright.methods._lowered import Lowered, Shape
 from modelwright.methods._method import PER_MODEL, Method, Params, checked
 from modelwright.methods.merging._parts import Weights, added, per_model
 from modelwright.tensors import Array
@@ -61,6 +62,10 @@ def _check(p: Mapping[str, Any]) -> None:
         )
 
 
+def _lower(p: Mapping[str, Any], _shape: Shape) -> Lowered:
+    return Lowered(p["weight"], deltas=False, add_base=False, divisor=sum(p["weight"]) if p["normalize"] else 0.0)
+
+
 LINEAR = Method(
     name="linear",
     title="Linear (model soup)",
@@ -72,6 +77,7 @@ LINEAR = Method(
     base="ignored",
     models=(1, None),
     laws=frozenset({"identity", "permutation", "single"}),
+    lower=_lower,
     ignored={},
     differs=(
         "Weights that add up to 0 under normalize are refused; mergekit divides by zero and writes NaN.",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from pydantic import Field
 
+from modelwright.methods._lowered import Coefficients, Gram, Lowered, Shape
 from modelwright.methods._method import Method, Params, checked
 from modelwright.methods.merging._parts import added
-from modelwright.tensors import Array, namespace, row_dot, row_norm
+from modelwright.tensors import Array, namespace, root, row_dot
 
 
 class ModelStockParams(Params):
@@ -51,21 +54,40 @@ def model_stock(models: Sequence[Array], *, base: Array, filter_wise: bool = Fal
         base = xp.reshape(base, (1, -1))
         models = [xp.reshape(model, (1, -1)) for model in models]
     deltas = [model - base for model in models]
-    lengths = [row_norm(delta) for delta in deltas]
+    t = xp.astype(_ratio(lambda i, j: row_dot(deltas[i], deltas[j]), len(models)), base.dtype)
+    average = added(models) / len(models)
+    return xp.reshape(t * average + (1 - t) * base, shape)
+
+
+def _ratio(gram: Gram, count: int) -> Array:
+    """How far to go from the base to the average, from the dot products of the task vectors."""
+    lengths = [root(gram(i, i)) for i in range(count)]
+    xp = namespace(*lengths)
     cosines: list[Array] = []
-    for i, first in enumerate(deltas):
-        for j in range(i + 1, len(deltas)):
+    for i in range(count):
+        for j in range(i + 1, count):
             product = lengths[i] * lengths[j]
             floor = xp.full_like(product, 1e-6)
-            cosines.append(xp.clip(row_dot(first, deltas[j]) / xp.where(product > floor, product, floor), -1.0, 1.0))
+            cosines.append(xp.clip(gram(i, j) / xp.where(product > floor, product, floor), -1.0, 1.0))
     cosine = added(cosines) / len(cosines)
-    count = len(models)
     divisor = 1 + (count - 1) * cosine
     singular = xp.abs(divisor) < 1e-6
-    t = xp.where(singular, xp.zeros_like(cosine), count * cosine / xp.where(singular, xp.ones_like(divisor), divisor))
-    t = xp.astype(t, base.dtype)
-    average = added(models) / count
-    return xp.reshape(t * average + (1 - t) * base, shape)
+    return xp.where(
+        singular, xp.zeros_like(cosine), count * cosine / xp.where(singular, xp.ones_like(divisor), divisor)
+    )
+
+
+def _lower(p: Mapping[str, Any], shape: Shape) -> Lowered | None:
+    if shape.axes >= 2 and p["filter_wise"]:
+        return None  # one ratio for each vector
+
+    def coefficients(gram: Gram) -> Coefficients:
+        t = np.float32(_ratio(gram, shape.models))
+        return Coefficients(ones, scale=t, base=np.float32(1) - t)
+
+    ones = [1.0] * shape.models
+    pairs = [(i, j) for i in range(shape.models) for j in range(i, shape.models)]
+    return Lowered(ones, deltas=False, divisor=shape.models, gram=pairs, gram_of_deltas=True, coefficients=coefficients)
 
 
 MODEL_STOCK = Method(
@@ -79,6 +101,7 @@ MODEL_STOCK = Method(
     models=(2, None),
     laws=frozenset({"identity", "permutation", "base", "scaling", "negation"}),
     scope=lambda p: "row" if p["filter_wise"] else "tensor",
+    lower=_lower,
     differs=(
         "The paper has one ratio per layer (weight with bias); per tensor, as mergekit, needs no layer table.",
         "cos is the mean over pairs, each product of norms at least 1e-6, and t = 0 where |1 + (N-1) cos| < 1e-6, as in "

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from modelwright.methods._lowered import Coefficients, Gram, Lowered, Shape
 from modelwright.methods._method import PER_MODEL, Method, Params, checked
 from modelwright.methods.merging._parts import Weights, per_model
-from modelwright.tensors import Array, namespace, row_dot, row_norm
+from modelwright.tensors import Array, namespace, root, row_dot
 
 
 class NuslerpParams(Params):
@@ -57,8 +58,7 @@ def nuslerp(
     Source:
         mergekit, `nuslerp` (2024).
     """
-    first, second = per_model(weight, 2)
-    t = 0.5 if abs(first + second) < 1e-6 else second / (first + second)
+    t = _place(*per_model(weight, 2))
     a, b = models if base is None else (models[0] - base, models[1] - base)
     xp = namespace(a)
     shape = a.shape
@@ -73,6 +73,10 @@ def nuslerp(
     return mixed if base is None else base + mixed
 
 
+def _place(first: float, second: float) -> float:
+    return 0.5 if abs(first + second) < 1e-6 else second / (first + second)
+
+
 def _swap_ends(array: Array) -> Array:
     axes = list(range(array.ndim))
     axes[0], axes[-1] = axes[-1], axes[0]
@@ -81,19 +85,45 @@ def _swap_ends(array: Array) -> Array:
 
 def _arc(a: Array, b: Array, t: float) -> Array:
     """SLERP of the vectors along the last axis."""
+    from_a, from_b = _factors(row_dot(a, a), row_dot(b, b), row_dot(a, b), t)
     xp = namespace(a)
+    return xp.astype(from_a, a.dtype) * a + xp.astype(from_b, b.dtype) * b
+
+
+def _factors(aa: Array, bb: Array, ab: Array, t: float) -> tuple[Array, Array]:
+    """What the two are multiplied with, from their dot products."""
+    xp = namespace(aa)
     floor = 1e-7
-    length_a, length_b = row_norm(a), row_norm(b)
+    length_a, length_b = root(aa), root(bb)
     length_a = xp.where(length_a > floor, length_a, xp.full_like(length_a, floor))
     length_b = xp.where(length_b > floor, length_b, xp.full_like(length_b, floor))
-    cosine = xp.clip(row_dot(a, b) / (length_a * length_b), -1.0, 1.0)
+    cosine = xp.clip(ab / (length_a * length_b), -1.0, 1.0)
     # A few units of float64 wide: the norms' rounding may move the cosine of exact opposites off -1, and the arc there
     # would divide by the sine of almost pi.
     straight = 1 - cosine * cosine <= 1e-14
     angle = xp.acos(xp.where(straight, xp.zeros_like(cosine), cosine))
     from_a = xp.where(straight, xp.full_like(angle, 1 - t), xp.sin((1 - t) * angle) / xp.sin(angle))
     from_b = xp.where(straight, xp.full_like(angle, t), xp.sin(t * angle) / xp.sin(angle))
-    return xp.astype(from_a, a.dtype) * a + xp.astype(from_b, b.dtype) * b
+    return from_a, from_b
+
+
+def _lower(p: Mapping[str, Any], shape: Shape) -> Lowered | None:
+    if shape.axes >= 2 and not p["nuslerp_flatten"]:
+        return None  # one angle for each vector
+
+    def coefficients(gram: Gram) -> Coefficients:
+        factors = _factors(gram(0, 0), gram(1, 1), gram(0, 1), _place(*p["weight"]))
+        return Coefficients(factors, base=1.0 if shape.base else None)
+
+    pairs = [(0, 0), (1, 1), (0, 1)]
+    return Lowered(
+        [1.0, 1.0],
+        deltas=shape.base,
+        add_base=shape.base,
+        gram=pairs,
+        gram_of_deltas=shape.base,
+        coefficients=coefficients,
+    )
 
 
 NUSLERP = Method(
@@ -105,6 +135,7 @@ NUSLERP = Method(
     params=NuslerpParams,
     base="optional",
     models=(2, 2),
+    lower=_lower,
     reproducible="tolerance",  # sine and arc cosine are not the same to the last bit on every CPU
     laws=frozenset({"identity", "permutation", "base", "scaling", "negation"}),
     differs=(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from modelwright.methods._lowered import Keep, Lowered, Rescaling
 from modelwright.methods._method import PER_MODEL, Params
 from modelwright.tensors import Array, NoiseKey, absolute_sum, keep_ranks, namespace, norm, uniform
 
@@ -134,6 +135,26 @@ def combined(
         divisor = added([xp.where(agrees, xp.full_like(base, w), zero) for w, agrees in shares])
         total = total / xp.where(divisor == 0, xp.ones_like(divisor), divisor)
     return base + total * lambda_
+
+
+def lowered(
+    p: Mapping[str, Any],
+    keep: Sequence[Keep] = (),
+    *,
+    rescale: Rescale = False,
+    elect: Literal["sum", "count"] | None = None,
+    zero_sign: float | None = 1.0,
+    join: Literal["sum", "mean", "max"] = "mean",
+    whole_model: bool = False,
+) -> Lowered:
+    """`rescaled` and `combined` for the fused kernels."""
+    total = sum(p["weight"])
+    divide = p["normalize"] and elect is None and abs(total) >= 1e-8
+    scaled: dict[Rescale, Rescaling] = {False: "none", True: "l1", "l1": "l1", "l2": "l2", "expectation": "expectation"}
+    return Lowered(
+        p["weight"], keep=keep, rescale=scaled[rescale], elect=elect, join=join, zero_sign=zero_sign,
+        normalize=p["normalize"], divisor=total if divide else 0.0, scale=p["lambda"], whole_model=whole_model,
+    )  # fmt: skip
 
 
 def added(arrays: Sequence[Array]) -> Array:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from modelwright.methods._lowered import Lowered
 from modelwright.methods._method import PER_MODEL, Method, Params, checked
 from modelwright.methods.merging._parts import per_model
 from modelwright.tensors import Array
@@ -57,6 +58,7 @@ PASSTHROUGH = Method(
     base="ignored",
     models=(1, 1),
     laws=frozenset({"identity", "single"}),
+    lower=lambda p, _shape: None if p["scale"][0] is None else Lowered(p["scale"], deltas=False, add_base=False),
     copies=lambda p: all(scale is None for scale in p["scale"]),
     differs=("Without a scale the bytes are copied, not computed.",),
 )

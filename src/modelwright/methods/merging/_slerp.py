@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import Field
 
+from modelwright.methods._lowered import Coefficients, Gram, Lowered, Shape
 from modelwright.methods._method import Method, Params, checked
-from modelwright.tensors import Array, dot, namespace, norm
+from modelwright.tensors import Array, dot, namespace, root
 
 
 class SlerpParams(Params):
@@ -43,16 +45,31 @@ def slerp(models: Sequence[Array], *, base: Array, t: float) -> Array:
         Shoemake 1985, "Animating rotation with quaternion curves"; the community's thresholds.
     """
     (model,) = models
+    of_base, of_model = _factors(dot(base, base), dot(model, model), dot(base, model), t)
     xp = namespace(base)
-    a, b = norm(base), norm(model)
+    return xp.astype(of_base, base.dtype) * base + xp.astype(of_model, base.dtype) * model
+
+
+def _factors(aa: Array, bb: Array, ab: Array, t: float) -> tuple[Array, Array]:
+    """What the base and the model are multiplied with, from their dot products."""
+    xp = namespace(aa)
+    a, b = root(aa), root(bb)
     one = xp.ones_like(a)
     a, b = xp.where(a > 1e-8, a, one), xp.where(b > 1e-8, b, one)
-    cosine = xp.clip(dot(base, model) / a / b, -1.0, 1.0)
+    cosine = xp.clip(ab / a / b, -1.0, 1.0)
     straight = xp.abs(cosine) > 0.9995
     angle = xp.acos(xp.where(straight, xp.zeros_like(cosine), cosine))
     from_base = xp.where(straight, one * (1 - t), xp.sin((1 - t) * angle) / xp.sin(angle))
     from_model = xp.where(straight, one * t, xp.sin(t * angle) / xp.sin(angle))
-    return xp.astype(from_base, base.dtype) * base + xp.astype(from_model, base.dtype) * model
+    return from_base, from_model
+
+
+def _lower(p: Mapping[str, Any], _shape: Shape) -> Lowered:
+    def coefficients(gram: Gram) -> Coefficients:
+        of_base, of_model = _factors(gram(1, 1), gram(0, 0), gram(0, 1), p["t"])
+        return Coefficients([of_model], base=of_base)
+
+    return Lowered([1.0], deltas=False, gram=[(1, 1), (0, 0), (0, 1)], coefficients=coefficients)
 
 
 SLERP = Method(
@@ -65,6 +82,7 @@ SLERP = Method(
     base="required",
     models=(1, 1),
     laws=frozenset({"identity", "base", "single"}),
+    lower=_lower,
     reproducible="tolerance",  # sine and arc cosine are not the same to the last bit on every CPU
     differs=(
         "Angle and norms are float64 sums (mergekit: float32), so the last digits differ on large tensors.",

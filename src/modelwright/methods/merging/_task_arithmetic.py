@@ -11,6 +11,7 @@ from modelwright.methods.merging._parts import (
     TaskVectorParams,
     Weights,
     combined,
+    lowered,
     per_model,
 )
 from modelwright.tensors import Array
@@ -69,6 +70,7 @@ TASK_ARITHMETIC = Method(
     base="required",
     models=(1, None),
     laws=frozenset({"identity", "permutation", "base", "scaling", "negation", "single"}),
+    lower=lambda p, _shape: lowered(p),
     presets={"paper": {"lambda": 0.3}},
     ignored={
         "int8_mask": INT8_MASK,

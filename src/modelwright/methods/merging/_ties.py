@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from modelwright.methods._lowered import Keep, Lowered, Ranks, Shape
 from modelwright.methods._method import PER_MODEL, Method, PerTensor, Round, checked
 from modelwright.methods.merging._parts import (
     ARITHMETIC_DIFFERS,
@@ -18,6 +19,7 @@ from modelwright.methods.merging._parts import (
     combined,
     elected_sign,
     fraction,
+    lowered,
     per_model,
     rescaled,
     trimmed_ranks,
@@ -249,6 +251,24 @@ def rounds(p: Mapping[str, Any]) -> Sequence[Round]:
     return result
 
 
+def _lower(p: Mapping[str, Any], shape: Shape) -> Lowered | None:
+    if p["scope"] == "row" and any(0 < density < 1 for density in p["density"]):
+        return None
+    size = shape.total if p["scope"] == "model" else shape.size
+    keep: list[Keep] = []
+    for density in p["density"]:
+        if density >= 1 or size == 0:
+            keep.append(None)
+        elif density <= 0:
+            keep.append(Ranks(0, 0))
+        else:
+            keep.append(Ranks(0, _kept(size, density, p["count"]), all_ties=p["count"] == "official"))
+    return lowered(
+        p, keep, rescale=p["rescale"], elect=p["sign_method"], join=p["merge_func"],
+        zero_sign=None if p["zero_sign"] == "majority" else 1.0, whole_model=p["scope"] == "model",
+    )  # fmt: skip
+
+
 TIES = Method(
     name="ties",
     title="TIES-Merging",
@@ -261,6 +281,7 @@ TIES = Method(
     laws=frozenset({"identity", "permutation", "base", "scaling", "negation", "single"}),
     scope=lambda p: "model" if rounds(p) else p["scope"],
     rounds=rounds,
+    lower=_lower,
     presets={"paper": {"density": 0.2, "scope": "model", "zero_sign": "majority", "weight": 1.0}},
     ignored={"int8_mask": INT8_MASK},
     differs=(

@@ -1,0 +1,85 @@
+"""Which merge it is: what a partial output must agree on before it is gone on with."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from modelwright.checkpoint import Checkpoint, Shard
+from modelwright.methods import Method
+from modelwright.recipe import Plan
+
+#: Files of a model folder that a merge depends on.
+_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".th", ".gguf", ".json"})
+
+
+def identity(plan: Plan, shards: Mapping[str, Sequence[Shard]]) -> dict[str, Any]:
+    """Everything that the bytes of an output depend on, in parts that can be named when one differs.
+
+    Inputs are told by path, size and time of change. Those in memory cannot be told when the process is gone, so a merge
+    of them cannot be gone on with.
+    """
+    said = plan.recipe.model_dump(mode="json", exclude={"name"})
+    tensors = [
+        [t.name, t.dtype.name, t.shape, [[i.model, i.name] for i in t.sources], t.action, dict(t.parameters)]
+        for t in plan.tensors
+    ]
+    headers = [[prefix, shard.file, shard.header.hex()] for prefix, files in shards.items() for shard in files]
+    return {
+        "recipe": _hash([said, plan.method.name, method_source(plan.method), tensors]),
+        "layout": _hash(headers),
+        "version": version("modelwright"),
+        "inputs": inputs(plan),
+        "resumable": all(model.path is not None for model in plan.models),
+    }
+
+
+def changed_inputs(plan: Plan, about: Mapping[str, Any]) -> str:
+    """The first input file that is not what it was; empty where there is none."""
+    return first_difference(inputs(plan), about["inputs"])
+
+
+def first_difference(now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
+    """The first key whose values differ."""
+    return next((key for key in sorted({*now, *then}) if now.get(key) != then.get(key)), "")
+
+
+def inputs(plan: Plan) -> dict[str, Any]:
+    """Size and time of change of every file of every model, by path."""
+    found: dict[str, Any] = {}
+    for model in plan.models:
+        for path in _files(model):
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            found[str(path)] = [status.st_size, status.st_mtime_ns]
+    return found
+
+
+def _files(model: Checkpoint) -> Iterator[Path]:
+    if model.path is None:
+        return
+    if model.path.is_file():
+        yield model.path
+        return
+    yield from (path for path in sorted(model.path.rglob("*")) if path.suffix in _SUFFIXES and path.is_file())
+
+
+def method_source(method: Method) -> str:
+    """The file that a method's function is in: a plugin changes without a version."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(method.function))
+    except TypeError:  # not a plain function
+        file = None
+    return Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else ""
+
+
+def _hash(value: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True, default=str).encode())

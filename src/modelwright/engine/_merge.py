@@ -1,0 +1,296 @@
+"""How each tensor of a plan is merged: by the fused kernels where it can be, by the array function where it cannot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from modelwright.checkpoint import NumpyArray
+from modelwright.engine._journal import Journal, RangeDone
+from modelwright.engine._output import Memory, Output
+from modelwright.engine._sources import Scratch, Sources, blocks, ranges
+from modelwright.engine._whole import Look, bytes_of, compute, facts_for, too_large, wide_inputs
+from modelwright.engine._work import Program, run_here
+from modelwright.errors import RunError
+from modelwright.methods import Lowered, Shape
+from modelwright.recipe import Input, Plan, PlannedTensor
+
+if TYPE_CHECKING:  # imported when the first tensor needs it: loading the kernels takes longer than a small merge
+    from modelwright.engine._fused import Fused
+
+#: Merges of fewer elements run on the array functions: loading the kernels takes longer.
+WORTH = 1 << 22
+_CODES = ("float32", "float16", "bfloat16")
+_scratch = Scratch()
+
+
+@dataclass
+class Findings:
+    """What running has shown, for the manifest.
+
+    Attributes:
+        digests: Of each input tensor that was read, the hash of each range.
+        buffers: Which buffers differ from the donor's.
+        changed: Whether anything differs from the base.
+        odd: Input tensors with values that are not finite, where that is allowed.
+        bytes_done: Bytes that tasks have read, for the progress bar.
+    """
+
+    digests: dict[tuple[Input, int], str] = field(default_factory=dict[tuple[Input, int], str])
+    buffers: set[str] = field(default_factory=set[str])
+    changed: bool = False
+    odd: dict[str, int] = field(default_factory=dict[str, int])
+    bytes_done: int = 0
+
+
+class Merge:
+    """A plan being run.
+
+    Args:
+        plan: The plan.
+        device: Where array functions compute.
+        fused: Whether kernels are used where they can be.
+        allow: Whether NaN and infinity may pass.
+    """
+
+    def __init__(self, plan: Plan, *, device: str = "cpu", fused: bool = False, allow: bool = False):
+        self.plan, self.device, self.allow = plan, device, allow
+        self.findings = Findings()
+        self.facts: Mapping[str, Any] = {}
+        self.merged = [tensor for tensor in plan.tensors if tensor.action == "merge"]
+        self._fused = fused and device == "cpu" and not allow
+        self._known: dict[str, Fused] = {}
+        self._total = sum(tensor.size for tensor in self.merged)
+        self._lock = threading.Lock()
+
+    # --- facts about the whole model --------------------------------------------------------------------------------
+
+    def survey(self) -> Iterator[tuple[str, int, Program]]:
+        """What has to be known of the whole model first: names, bytes read and programs of passes, in order."""
+        if not self.merged:
+            return
+        if not self.plan.method.rounds(self.merged[0].parameters):
+            return
+        members = self._members()
+        if members:
+            yield from self._survey_fused(members)
+            return
+        facts: dict[str, Any] = {}
+        for entry in self.plan.method.rounds(self.merged[0].parameters):
+            yield entry.name, self._bytes(self.merged), self._round(entry, facts)
+        self.facts = facts
+
+    def _survey_fused(self, members: Sequence[Fused]) -> Iterator[tuple[str, int, Program]]:
+        from modelwright.engine._ranks import find_thresholds
+
+        lowered = members[0].lowered
+        if lowered.whole_model:
+            yield "thresholds", 0, find_thresholds(members)
+        if lowered.zero_sign is None:
+            yield "majority sign", 0, self._majority(members)
+        self._known = {member.tensor.name: member for member in members}
+
+    def _majority(self, members: Sequence[Fused]) -> Program:
+        from modelwright.engine._ranks import find_thresholds
+
+        for member in members:
+            if not member.lowered.whole_model:
+                yield from find_thresholds([member])
+            yield from member.decide()
+        net = yield [partial(member.net_sign, number) for member in members for number in range(len(member.ranges))]
+        for member in members:
+            member.zero_sign = 1.0 if sum(net) > 0 else -1.0
+
+    def _round(self, entry: Any, facts: dict[str, Any]) -> Program:
+        """One map-reduce round of the method's own, by its array functions."""
+        listed: dict[str, Any] = {}
+        total: list[Any] = []
+
+        def collect(tensor: PlannedTensor) -> None:
+            models, base = wide_inputs(self.plan, tensor, self.device, Look(self.allow))
+            with np.errstate(over="ignore", invalid="ignore"):
+                result = entry.collect(models, base, tensor.parameters, facts_for(facts, tensor.name))
+            with self._lock:
+                if entry.fold == "list":
+                    listed[tensor.name] = result
+                elif total:  # counts, so the order does not matter
+                    np.add(total[0], result, out=total[0])
+                else:
+                    total.append(result)
+                self.findings.bytes_done += self._bytes([tensor])
+
+        yield [partial(collect, tensor) for tensor in self.merged]
+        in_order = {tensor.name: listed[tensor.name] for tensor in self.merged} if listed else {}
+        facts |= entry.reduce(in_order if entry.fold == "list" else total[0], self.merged[0].parameters, facts)
+
+    # --- tensors ----------------------------------------------------------------------------------------------------
+
+    def programs(
+        self, output: Output, journal: Journal | None = None, skip: Mapping[int, set[int]] | None = None
+    ) -> Iterator[Program]:
+        """A program for each tensor that is not finished.
+
+        Args:
+            output: Takes the bytes.
+            journal: Is told of every range.
+            skip: Of each tensor the ranges that are written already.
+        """
+        for index, tensor in enumerate(self.plan.tensors):
+            todo = [number for number in range(len(ranges(tensor.size))) if number not in (skip or {}).get(index, ())]
+            if todo or not tensor.size:
+                yield self._program(index, tensor, todo, output, journal)
+
+    def _program(
+        self, index: int, tensor: PlannedTensor, todo: Sequence[int], output: Output, journal: Journal | None
+    ) -> Program:
+        note = partial(self._note, index, tensor, journal)
+        sources = Sources(self.plan, tensor)
+        plain = tensor.action != "merge" and all(dtype == tensor.dtype.numpy for dtype in sources.dtypes)
+        if plain and sources.streamed:
+            yield [partial(self._copy, tensor, sources, number, output, note) for number in todo]
+            return
+        lowered = self._lowered(tensor)
+        together = lowered is not None and (lowered.whole_model or lowered.zero_sign is None)
+        if lowered is None or tensor.size == 0 or (together and tensor.name not in self._known):
+            yield [partial(self._whole, tensor, output, note)]
+        elif sources.streamed:
+            yield from self._merge(tensor, lowered, sources, todo, output, note)
+        else:  # what has to be read as a whole is merged by one thread, so that few such tensors are in memory
+            yield [partial(self._loaded, tensor, lowered, sources, todo, output, note)]
+
+    def _loaded(
+        self, tensor: PlannedTensor, lowered: Lowered, sources: Sources, todo: Sequence[int], output: Output, note: Any
+    ) -> None:
+        sources.load()
+        if all(dtype.name in _CODES for dtype in sources.dtypes):
+            run_here(self._merge(tensor, lowered, sources, todo, output, note))
+        else:
+            self._whole(tensor, output, note)
+
+    def _merge(
+        self, tensor: PlannedTensor, lowered: Lowered, sources: Sources, todo: Sequence[int], output: Output, note: Any
+    ) -> Program:
+        from modelwright.engine._fused import Fused, NotFiniteError
+        from modelwright.engine._ranks import find_thresholds
+
+        member = self._known.get(tensor.name)
+        try:
+            if member is None:
+                member = Fused(tensor, lowered, sources, self.plan.recipe.seed)
+                yield from find_thresholds([member])
+            yield from member.decide()
+        except NotFiniteError:
+            self._refuse(tensor, None)
+        yield [partial(self._combine, member, number, output, note) for number in todo]
+
+    def _combine(self, member: Fused, number: int, output: Output, note: Any) -> None:
+        from modelwright.engine._fused import NotFiniteError
+
+        tensor = member.tensor
+        size = tensor.dtype.itemsize
+        hashes = [xxhash.xxh3_128() for _ in tensor.sources]
+        try:
+            changed = member.combine(
+                number,
+                lambda at, data: output.write(tensor.name, at * size, data),
+                lambda i, data: hashes[i].update(data.data),
+            )
+        except NotFiniteError:
+            self._refuse(tensor, member)
+        else:
+            start, stop = member.ranges[number]
+            note(number, RangeDone(tuple(one.hexdigest() for one in hashes), changed))
+            output.done(tensor.name, start * size, stop * size)
+
+    def _refuse(self, tensor: PlannedTensor, member: Fused | None) -> None:
+        """Say what is not finite, where and how often: the kernels only know that something is."""
+        if tensor.action == "merge":
+            wide_inputs(self.plan, tensor, "cpu")
+        raise RunError(too_large(tensor, "float32", np.inf if member is None else member.largest()))
+
+    def _whole(self, tensor: PlannedTensor, output: Output, note: Any) -> None:
+        look = Look(self.allow)
+        array = compute(self.plan, tensor, self.facts, self.device, look)
+        flat = bytes_of(array)
+        output.write(tensor.name, 0, flat)
+        for label, count in look.odd.items():
+            self.findings.odd[f"{tensor.name} of {label}"] = count
+        for number in range(len(ranges(tensor.size))):
+            read = tuple(hashes[number] for hashes in look.digests)
+            note(number, RangeDone(read, look.changed, tuple(look.differs)))
+        output.done(tensor.name, 0, len(flat))
+
+    def _copy(self, tensor: PlannedTensor, sources: Sources, number: int, output: Output, note: Any) -> None:
+        size = tensor.dtype.itemsize
+        start, stop = ranges(tensor.size)[number]
+        rows = _scratch.rows(len(sources.refs))
+        hashes = [xxhash.xxh3_128() for _ in sources.refs]
+        differs: set[int] = set()
+        for at, n in blocks(start, stop):
+            parts = [sources.read(i, at, n, rows[i]) for i in range(len(sources.refs))]
+            for one, part in zip(hashes, parts, strict=True):
+                one.update(part.data)
+            output.write(tensor.name, at * size, parts[0])
+            differs |= {i for i, part in enumerate(parts) if not np.array_equal(part, parts[0])}
+        labels = tuple(self.plan.models[tensor.sources[i].model].label for i in sorted(differs))
+        note(number, RangeDone(tuple(one.hexdigest() for one in hashes), differs=labels))
+        output.done(tensor.name, start * size, stop * size)
+
+    def _note(self, index: int, tensor: PlannedTensor, journal: Journal | None, number: int, done: RangeDone) -> None:
+        """Keep what a range has shown, here and in the journal."""
+        if journal is not None:
+            journal.range(index, number, done)
+        self.recall(tensor, number, done)
+        start, stop = ranges(tensor.size)[number]
+        read = sum(self.plan.models[s.model][s.name].dtype.itemsize for s in tensor.sources) * (stop - start)
+        with self._lock:
+            self.findings.bytes_done += read
+
+    def recall(self, tensor: PlannedTensor, number: int, done: RangeDone) -> None:
+        """Take over what a range has shown, now or in an earlier run."""
+        for source, digest in zip(tensor.sources, done.digests, strict=True):
+            self.findings.digests[source, number] = digest
+        self.findings.buffers |= {f"{tensor.name}: {label} differs" for label in done.differs}
+        self.findings.changed |= done.changed
+
+    # --- what can be fused --------------------------------------------------------------------------------------------
+
+    def _lowered(self, tensor: PlannedTensor) -> Lowered | None:
+        """The tensor's merge for the kernels, or None."""
+        refs = [self.plan.models[source.model][source.name] for source in tensor.sources]
+        plain = all(ref.dtype.name in (*_CODES, "float8_e4m3fn", "float8_e5m2") for ref in refs)
+        if not self._fused or not plain or tensor.dtype.name not in _CODES:
+            return None
+        if tensor.action == "copy":  # to another format
+            return Lowered([1.0], deltas=False, add_base=False)
+        if tensor.action != "merge" or self.plan.method.lower is None:
+            return None
+        shape = Shape(tensor.size, self._total, len(tensor.shape), len(tensor.inputs), tensor.base is not None)
+        return self.plan.method.lower(tensor.parameters, shape)
+
+    def _members(self) -> list[Fused]:
+        """Every merged tensor, for what has to be known of all of them; nothing where one of them is not for the kernels."""
+        members: list[Fused] = []
+        for tensor in self.merged:
+            lowered, sources = self._lowered(tensor), Sources(self.plan, tensor)
+            if lowered is None or not sources.streamed or any(dtype.name not in _CODES for dtype in sources.dtypes):
+                return []
+            from modelwright.engine._fused import Fused
+
+            members.append(Fused(tensor, lowered, sources, self.plan.recipe.seed))
+        return members
+
+    def _bytes(self, tensors: Sequence[PlannedTensor]) -> int:
+        return sum(self.plan.models[s.model][s.name].nbytes for tensor in tensors for s in tensor.sources)
+
+    def one(self, tensor: PlannedTensor) -> NumpyArray:
+        """A single tensor, in memory."""
+        array = np.empty(tensor.shape, tensor.dtype.numpy)
+        run_here(self._program(0, tensor, range(len(ranges(tensor.size))), Memory(array), None))
+        return array

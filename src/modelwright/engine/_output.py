@@ -1,0 +1,187 @@
+"""The weight files of an output: reserved before the first byte, written in ranges, hashed in chunks as they fill up."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import xxhash
+
+from modelwright.checkpoint import NumpyArray, Shard
+from modelwright.engine._journal import Journal
+
+#: Bytes of a file that have a hash of their own.
+CHUNK = 4 << 20
+
+
+class Output(Protocol):
+    """Where merged bytes go."""
+
+    def write(self, name: str, start: int, data: NumpyArray) -> None:
+        """Take bytes of a tensor, from byte `start` of it on."""
+        ...
+
+    def done(self, name: str, start: int, stop: int) -> None:
+        """Know that these bytes of a tensor are all written."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: int
+    offset: int
+
+
+class WeightFiles:
+    """The safetensors files of a partial folder.
+
+    Args:
+        folder: The partial folder.
+        shards: The files by the prefix of their part.
+        journal: Is told of every chunk that is complete.
+    """
+
+    def __init__(self, folder: Path, shards: Mapping[str, Sequence[Shard]], journal: Journal):
+        listed = [(prefix, shard) for prefix, files in shards.items() for shard in files]
+        self.names = [prefix + shard.file for prefix, shard in listed]
+        self.hashes: list[list[str]] = [[""] * -(-shard.nbytes // CHUNK) for _, shard in listed]
+        self._paths = [folder / name for name in self.names]
+        self._shards = [shard for _, shard in listed]
+        self._journal = journal
+        self._where = {
+            prefix + name: _Place(file, offset)
+            for file, (prefix, shard) in enumerate(listed)
+            for name, (offset, _) in shard.tensors.items()
+        }
+        self._left = [
+            [self._size(file, chunk) for chunk in range(len(chunks))] for file, chunks in enumerate(self.hashes)
+        ]
+        self._open = [len(chunks) for chunks in self.hashes]
+        self._lock = threading.Lock()
+
+    def _size(self, file: int, chunk: int) -> int:
+        return min(CHUNK, self._shards[file].nbytes - chunk * CHUNK)
+
+    def create(self) -> None:
+        """Make the files at their full size, with their headers: what the disk cannot hold fails here."""
+        for path, shard in zip(self._paths, self._shards, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                _reserve(handle, shard.nbytes)
+                _write(handle, memoryview(shard.header), 0)
+            finally:
+                os.close(handle)
+
+    def start(self) -> None:
+        """Count the headers as written, which `create` has done."""
+        for file, shard in enumerate(self._shards):
+            self._fill(file, 0, len(shard.header))
+
+    def recall(self, chunks: Mapping[tuple[int, int], str], workers: int) -> None:
+        """Take chunks of an earlier run as complete where their bytes still have their hashes."""
+
+        def check(entry: tuple[tuple[int, int], str]) -> None:
+            (file, chunk), digest = entry
+            if file < len(self.hashes) and chunk < len(self.hashes[file]) and self._hash(file, chunk) == digest:
+                with self._lock:
+                    self.hashes[file][chunk] = digest
+                    self._left[file][chunk] = 0
+                    self._open[file] -= 1
+
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(check, chunks.items()))
+
+    def complete(self, name: str, start: int, stop: int) -> bool:
+        """Whether all chunks that hold these bytes of a tensor are complete."""
+        place = self._where[name]
+        first, last = (place.offset + start) // CHUNK, (place.offset + max(stop - 1, start)) // CHUNK
+        return all(self._left[place.file][chunk] == 0 for chunk in range(first, last + 1) if stop > start)
+
+    def write(self, name: str, start: int, data: NumpyArray) -> None:
+        """Write bytes of a tensor at their place."""
+        place = self._where[name]
+        handle = os.open(self._paths[place.file], os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            _write(handle, memoryview(data), place.offset + start)  # type: ignore[reportArgumentType]
+        finally:
+            os.close(handle)
+
+    def done(self, name: str, start: int, stop: int) -> None:
+        """Note that these bytes of a tensor are written; hash the chunks that are complete with them."""
+        place = self._where[name]
+        self._fill(place.file, place.offset + start, place.offset + stop)
+
+    def _fill(self, file: int, start: int, stop: int) -> None:
+        for chunk in range(start // CHUNK, -(-stop // CHUNK)):
+            with self._lock:
+                if self._left[file][chunk] == 0:  # complete since an earlier run: the same bytes were written again
+                    continue
+                self._left[file][chunk] -= min(stop, (chunk + 1) * CHUNK) - max(start, chunk * CHUNK)
+                if self._left[file][chunk]:
+                    continue
+            digest = self._hash(file, chunk)
+            self.hashes[file][chunk] = digest
+            self._journal.chunk(file, chunk, digest)
+            with self._lock:
+                self._open[file] -= 1
+                last = self._open[file] == 0
+            if last:
+                flush(self._paths[file])  # while other files are being written
+
+    def _hash(self, file: int, chunk: int) -> str:
+        with self._paths[file].open("rb", buffering=0) as opened:
+            opened.seek(chunk * CHUNK)
+            return xxhash.xxh3_128_hexdigest(opened.read(self._size(file, chunk)))
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        """Sizes and hashes for the manifest."""
+        return {
+            name: {"bytes": shard.nbytes, "xxh3_128": hashes}
+            for name, shard, hashes in zip(self.names, self._shards, self.hashes, strict=True)
+        }
+
+
+class Memory:
+    """An output that keeps one tensor in memory."""
+
+    def __init__(self, array: NumpyArray):
+        self._bytes = array.reshape(-1).view("u1")
+
+    def write(self, name: str, start: int, data: NumpyArray) -> None:
+        """Take bytes."""
+        self._bytes[start : start + len(data)] = data
+
+    def done(self, name: str, start: int, stop: int) -> None:
+        """Nothing is to be done."""
+
+
+def _reserve(handle: int, size: int) -> None:
+    if os.fstat(handle).st_size == size:
+        return
+    os.ftruncate(handle, 0)
+    allocate: Callable[[int, int, int], None] | None = getattr(os, "posix_fallocate", None)
+    if allocate is None or size == 0:  # macOS has none
+        os.ftruncate(handle, size)
+    else:
+        allocate(handle, 0, size)
+
+
+def _write(handle: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(handle, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def flush(path: Path) -> None:
+    """Bring a file or a folder's entries to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,90 @@
+"""The tensors that meet in an output tensor, read in blocks; and the buffers that threads reuse for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from modelwright.checkpoint import NumpyArray
+from modelwright.recipe import Plan, PlannedTensor
+
+#: Elements of a tensor that are one task; also the unit of journal, resume and digests. A multiple of the blocks of
+#: `tensors/_geometry.py`, and the segment of `tensors/_noise.py`.
+RANGE = 1 << 20
+#: Elements that are read, merged and written together: a few arrays of them stay in the second-level cache.
+BLOCK = 1 << 17
+
+
+def ranges(size: int) -> list[tuple[int, int]]:
+    """The ranges of a tensor, (start, stop)."""
+    return [(at, min(at + RANGE, size)) for at in range(0, size, RANGE)]
+
+
+def blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The blocks of a range, (start, number)."""
+    for at in range(start, stop, BLOCK):
+        yield at, min(BLOCK, stop - at)
+
+
+class Sources:
+    """The tensors that are read for an output tensor: the models', then the base's.
+
+    Attributes:
+        refs: Them.
+        streamed: Whether all can be read in parts. If not, `load` brings those that cannot, whole.
+    """
+
+    def __init__(self, plan: Plan, tensor: PlannedTensor):
+        self.inputs = tensor.sources
+        self.refs = [plan.models[source.model][source.name] for source in tensor.sources]
+        self.streamed = all(ref.fill is not None for ref in self.refs)
+        self._bytes: list[NumpyArray | None] = [None] * len(self.refs)
+        self.dtypes = [ref.dtype.numpy for ref in self.refs]
+
+    def load(self) -> None:
+        """Read what cannot be read in parts."""
+        for i, ref in enumerate(self.refs):
+            if ref.fill is None and self._bytes[i] is None:
+                array = ref.read()
+                self.dtypes[i] = array.dtype
+                self._bytes[i] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def read(self, i: int, start: int, count: int, row: NumpyArray) -> NumpyArray:
+        """The stored bytes of `count` elements of source i, in the row."""
+        size = self.dtypes[i].itemsize
+        part = row[: count * size]
+        whole, fill = self._bytes[i], self.refs[i].fill
+        if whole is not None:
+            part[:] = whole[start * size : (start + count) * size]
+        else:
+            assert fill is not None
+            fill(part, start * size)
+        return part
+
+
+class Scratch(threading.local):
+    """Buffers of a thread, made once and reused: rows of bytes for inputs, one for the output, float32 tiles."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, Any] = {}
+
+    def rows(self, count: int) -> NumpyArray:
+        """`count` rows that hold a block of any format. Their distance is odd, so that they share no cache sets."""
+        return self._at_least("rows", count, BLOCK * 8 + 64 * 9, np.uint8)
+
+    def out(self) -> NumpyArray:
+        """A row for the output."""
+        return self._at_least("out", 1, BLOCK * 8, np.uint8)[0]
+
+    def tiles(self, count: int, width: int) -> NumpyArray:
+        """Tiles of float32."""
+        return self._at_least("tiles", count, width, np.float32)
+
+    def _at_least(self, name: str, count: int, width: int, dtype: Any) -> NumpyArray:
+        found = self._arrays.get(name)
+        if found is None or len(found) < count:
+            found = self._arrays[name] = np.zeros((count, width), dtype)
+        return found[:count]

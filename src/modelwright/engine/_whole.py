@@ -1,0 +1,166 @@
+"""Merging by a method's array function, on whole tensors: any method, any device, any array library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import numpy as np
+import xxhash
+
+from modelwright.checkpoint import NumpyArray
+from modelwright.engine._sources import RANGE
+from modelwright.errors import InputError, MissingExtraError, RunError
+from modelwright.methods import PerTensor
+from modelwright.recipe import Plan, PlannedTensor
+from modelwright.tensors import Array, NoiseKey, all_finite, narrow, to_numpy, widen
+
+
+@dataclass
+class Look:
+    """What merging a tensor has shown.
+
+    Attributes:
+        allow: Whether NaN and infinity may pass.
+        digests: xxh3-128 of the stored bytes of each source, by range.
+        changed: Whether the merged values differ from the base's.
+        differs: Labels of models whose buffer differs from the one that is kept.
+        odd: How many values of each source are not finite, by model's label.
+    """
+
+    allow: bool = False
+    digests: list[list[str]] = field(default_factory=list[list[str]])
+    changed: bool = False
+    differs: list[str] = field(default_factory=list[str])
+    odd: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def compute(
+    plan: Plan, tensor: PlannedTensor, facts: Mapping[str, Any], device: str = "cpu", look: Look | None = None
+) -> NumpyArray:
+    """One output tensor in its final format.
+
+    Raises:
+        InputError: An input holds NaN or infinity.
+        RunError: The result does not fit the output format.
+    """
+    look = look or Look()
+    if tensor.action != "merge":
+        return _copied(plan, tensor, look)
+    models, base = wide_inputs(plan, tensor, device, look)
+    key = NoiseKey(plan.recipe.seed, tensor.name)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below, by name
+        try:
+            merged = to_numpy(plan.method.run(models, base, tensor.parameters, key, facts_for(facts, tensor.name)))
+        except InputError as error:
+            raise InputError([replace(p, where=p.where or tensor.name) for p in error.problems]) from None
+        result = narrow(merged, tensor.dtype.numpy)
+    if base is not None:
+        look.changed = not np.array_equal(merged, to_numpy(base))
+    return result if look.odd else _fitting(tensor, merged, result)
+
+
+def _fitting(tensor: PlannedTensor, wide: NumpyArray, result: NumpyArray) -> NumpyArray:
+    if not all_finite(result.astype(np.float32) if result.dtype.itemsize < 4 else result):
+        raise RunError(too_large(tensor, wide.dtype.name, float(np.max(np.abs(wide))) if all_finite(wide) else np.inf))
+    return result
+
+
+def too_large(tensor: PlannedTensor, computed: str, largest: float) -> str:
+    """What to say of a result that the output format cannot hold, or that is infinite before it is rounded."""
+    if not np.isfinite(largest):
+        if tensor.action != "merge":
+            return f"'{tensor.name}' holds NaN or infinite values, which cannot be converted to {tensor.dtype}."
+        return (
+            f"'{tensor.name}': the merge overflows {computed}, in which it is computed, though every input is finite. "
+            "Lower the weights or lambda."
+        )
+    wider = {"float16": "bfloat16 or float32", "float32": "float64"}.get(tensor.dtype.name, "float32")
+    return (
+        f"'{tensor.name}' reaches {largest:.4g}, which {tensor.dtype} cannot hold (its largest is "
+        f"{tensor.dtype.largest:.4g}). Set out_dtype: {wider}."
+    )
+
+
+def _copied(plan: Plan, tensor: PlannedTensor, look: Look) -> NumpyArray:
+    first, *others = tensor.inputs
+    array = plan.models[first.model][first.name].read()
+    look.digests.append(digests(array))
+    for other in others:
+        theirs = plan.models[other.model][other.name].read()
+        look.digests.append(digests(theirs))
+        if not np.array_equal(array, theirs):
+            look.differs.append(plan.models[other.model].label)
+    if array.dtype == tensor.dtype.numpy:
+        return array
+    with np.errstate(over="ignore"):
+        result = narrow(array, tensor.dtype.numpy)
+        return result if look.allow else _fitting(tensor, widen(array), result)
+
+
+def wide_inputs(
+    plan: Plan, tensor: PlannedTensor, device: str, look: Look | None = None
+) -> tuple[list[Array], Array | None]:
+    """The tensors that meet, in float32 or float64, checked to be finite, on the device.
+
+    Raises:
+        InputError: One is not finite, and that is not allowed.
+    """
+    arrays: list[Array] = []
+    look = look or Look()
+    for source in tensor.sources:
+        model = plan.models[source.model]
+        stored = model[source.name].read()
+        look.digests.append(digests(stored))
+        wide = widen(stored)
+        if not all_finite(wide):
+            count = int(np.size(wide) - np.count_nonzero(np.isfinite(wide)))
+            if not look.allow:
+                raise InputError(
+                    f"'{source.name}' of {model.label} holds {count} value{'s that are' if count > 1 else ' that is'} NaN or infinite",
+                    "A merge would spread them: mend or replace the checkpoint, or pass --allow-nonfinite.",
+                )
+            look.odd[model.label] = count
+        arrays.append(wide)
+    if any(array.dtype == np.float64 for array in arrays):
+        arrays = [array.astype(np.float64) for array in arrays]
+    if device != "cpu":
+        arrays = [_to_device(array, device) for array in arrays]
+    if tensor.base is not None:
+        return arrays[:-1], arrays[-1]
+    return arrays, None
+
+
+def digests(array: NumpyArray) -> list[str]:
+    """xxh3-128 of the bytes of each range of elements."""
+    flat = bytes_of(array)
+    step = RANGE * array.dtype.itemsize
+    return [xxhash.xxh3_128_hexdigest(flat[at : at + step].data) for at in range(0, len(flat), step)]
+
+
+def bytes_of(array: NumpyArray) -> NumpyArray:
+    """The bytes of an array in row-major order."""
+    return cast(Any, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def facts_for(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The facts of rounds as one tensor sees them."""
+    return {key: value[name] if isinstance(value, PerTensor) else value for key, value in facts.items()}
+
+
+def torch_for(device: str) -> Any:
+    """torch, which a device needs.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise MissingExtraError(f"--device {device}", "torch", "torch") from None
+    return torch
+
+
+def _to_device(array: NumpyArray, device: str) -> Array:
+    return torch_for(device).from_numpy(array).to(device)

@@ -1,0 +1,139 @@
+"""Threads that run programs: generators that yield batches of tasks and go on when all of a batch are done.
+
+A program tells one story from top to bottom (read statistics, decide, merge); its tasks run on any thread. Tasks of
+earlier programs go first, and a program is opened only when threads would idle, so that few tensors are in work at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any
+
+from modelwright.checkpoint import keep_open
+
+Task = Callable[[], Any]
+#: Yields tasks, is sent their results in order, returns anything.
+Program = Generator[Sequence[Task], list[Any], Any]
+
+#: Called now and then by the thread that waits.
+Tick = Callable[[], None]
+
+
+def run_here(program: Program) -> Any:
+    """Run a program in this thread; what it returns."""
+    try:
+        batch = next(program)
+        while True:
+            batch = program.send([task() for task in batch])
+    except StopIteration as end:
+        return end.value
+
+
+def run_programs(programs: Iterable[Program], workers: int, tick: Tick) -> None:
+    """Run programs to their end on threads. The first error stops them all and is raised here."""
+    pool = _Pool(iter(programs))
+    threads = [threading.Thread(target=pool.work, name=f"merge-{i}", daemon=True) for i in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        while not pool.over.wait(0.1):  # a wait without end would not let Ctrl-C through on every platform
+            tick()
+    finally:
+        pool.stop()
+        for thread in threads:
+            thread.join()
+        pool.close()
+    if pool.error is not None:
+        raise pool.error
+    tick()
+
+
+class _Batch:
+    """The tasks that a program waits for."""
+
+    def __init__(self, program: Program, number: int, size: int):
+        self.program, self.number = program, number
+        self.results: list[Any] = [None] * size
+        self.left = size
+
+
+class _Pool:
+    def __init__(self, programs: Iterator[Program]):
+        self.over = threading.Event()
+        self.error: BaseException | None = None
+        self._programs = programs
+        self._ready: list[tuple[int, int, _Batch, Task]] = []  # a heap: the earliest program's next task first
+        self._live: dict[int, Program] = {}
+        self._opened = 0
+        self._exhausted = False
+        self._changed = threading.Condition()
+
+    def work(self) -> None:
+        """What each thread does."""
+        try:
+            with keep_open():
+                while (item := self._next()) is not None:
+                    number, place, batch, task = item
+                    batch.results[place] = task()
+                    with self._changed:
+                        batch.left -= 1
+                        complete = batch.left == 0
+                    if complete:
+                        self._advance(batch.program, number, batch.results)
+        except BaseException as error:
+            with self._changed:
+                self.error = self.error or error
+            self.stop()
+
+    def stop(self) -> None:
+        """Let every thread end after its task."""
+        with self._changed:
+            self.over.set()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End programs that did not come to their end."""
+        for program in self._live.values():
+            program.close()
+
+    def _next(self) -> tuple[int, int, _Batch, Task] | None:
+        while True:
+            with self._changed:
+                while not self.over.is_set() and not self._ready and self._exhausted:
+                    if not self._live:
+                        self.over.set()
+                        self._changed.notify_all()
+                        break
+                    self._changed.wait()
+                if self.over.is_set():
+                    return None
+                if self._ready:
+                    return heapq.heappop(self._ready)
+                program = next(self._programs, None)
+                if program is None:
+                    self._exhausted = True
+                    self._changed.notify_all()
+                    continue
+                number = self._opened
+                self._opened += 1
+                self._live[number] = program
+            self._advance(program, number, None)
+
+    def _advance(self, program: Program, number: int, results: list[Any] | None) -> None:
+        """Run a program to its next batch that has tasks, or to its end."""
+        try:
+            batch = next(program) if results is None else program.send(results)
+            while not batch:
+                batch = program.send([])
+        except StopIteration:
+            with self._changed:
+                del self._live[number]
+                self._changed.notify_all()
+            return
+        waiting = _Batch(program, number, len(batch))
+        with self._changed:
+            for place, task in enumerate(batch):
+                heapq.heappush(self._ready, (number, place, waiting, task))
+            self._changed.notify_all()

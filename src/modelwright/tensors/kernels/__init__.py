@@ -1,0 +1,28 @@
+"""Fused CPU kernels: few, compiled once, and equal to the array functions to the bit. Imported when a merge is large."""
+
+from modelwright.tensors.kernels._combine import (
+    ADD as ADD,
+    ALL as ALL,
+    COUNT as COUNT,
+    MAX as MAX,
+    MEAN as MEAN,
+    NOISE as NOISE,
+    NONE as NONE,
+    PLAIN as PLAIN,
+    RANKS as RANKS,
+    SUM as SUM,
+    combine as combine,
+)
+from modelwright.tensors.kernels._formats import BF16 as BF16, F16 as F16, F32 as F32, TILE as TILE
+from modelwright.tensors.kernels._jit import uncached as uncached
+from modelwright.tensors.kernels._statistics import (
+    BLOCK as BLOCK,
+    LANES as LANES,
+    find as find,
+    gram as gram,
+    histogram as histogram,
+    lengths as lengths,
+    magnitudes as magnitudes,
+    net_sign as net_sign,
+    ties as ties,
+)

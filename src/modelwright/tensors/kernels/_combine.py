@@ -1,0 +1,304 @@
+"""The fused kernel that writes a merge: base + sum of coefficient x kept(task vector), in one pass over tiles.
+
+Each step is a loop over one tile with few arrays, which is what compilers vectorise; the arrays stay in the
+first-level cache. Steps and their order are those of `methods/merging/_parts.py`, so that the bits are the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from modelwright.tensors.kernels._formats import TILE, narrow, widen
+from modelwright.tensors.kernels._jit import kernel
+from modelwright.tensors.kernels._noise import drop
+
+#: How elements of a task vector are kept.
+ALL, RANKS, NOISE, NONE = 0, 1, 2, 3
+#: How signs are elected, and how entries that agree are joined.
+PLAIN, SUM, COUNT = 0, 1, 2
+ADD, MEAN, MAX = 0, 1, 2
+
+
+@kernel
+def subtract(x: Any, base: Any) -> None:
+    for i in range(len(x)):
+        x[i] -= base[i]
+
+
+@kernel
+def fill(x: Any, value: Any) -> None:  # slice assignment is several times slower than these loops
+    for i in range(len(x)):
+        x[i] = value
+
+
+@kernel
+def _copy(x: Any, source: Any) -> None:
+    for i in range(len(x)):
+        x[i] = source[i]
+
+
+@kernel
+def times(x: Any, factor: Any) -> None:
+    for i in range(len(x)):
+        x[i] *= factor
+
+
+@kernel
+def over(x: Any, divisor: Any) -> None:
+    for i in range(len(x)):
+        x[i] /= divisor
+
+
+@kernel
+def add(total: Any, x: Any) -> None:
+    for i in range(len(x)):
+        total[i] += x[i]
+
+
+@kernel
+def _between(x: Any, least: Any, most: Any) -> None:
+    """Zero what is not in [least, most], by the bits of the magnitude."""
+    bits = x.view(np.uint32)
+    for i in range(len(x)):
+        size = bits[i] & np.uint32(0x7FFFFFFF)
+        x[i] = x[i] if (size >= least) & (size <= most) else np.float32(0)
+
+
+@kernel
+def equal(x: Any, wanted: Any) -> Any:
+    """How many magnitudes have these bits."""
+    bits = x.view(np.uint32)
+    count = 0
+    for i in range(len(x)):
+        count += (bits[i] & np.uint32(0x7FFFFFFF)) == wanted
+    return count
+
+
+@kernel
+def _one_by_one(x: Any, low: Any, high: Any, left: Any) -> None:
+    """As `_between`, where some of the elements that equal a bound are in and some are out: the first ones count."""
+    bits = x.view(np.uint32)
+    for i in range(len(x)):
+        size = bits[i] & np.uint32(0x7FFFFFFF)
+        inside = size > low
+        if size == low and left[0] > 0:
+            left[0] -= 1
+            inside = True
+        if size > high:
+            inside = False
+        elif size == high and left[1] > 0:
+            left[1] -= 1
+            inside = False
+        if not inside:
+            x[i] = np.float32(0)
+
+
+@kernel
+def keep_ranks(x: Any, low: Any, high: Any, left: Any) -> None:
+    """Zero all but a range of ranks.
+
+    Args:
+        x: A tile of a task vector.
+        low: Bits of the magnitude at the last rank that is kept.
+        high: Bits of the magnitude at the last rank that is dropped at the top.
+        left: How many elements that equal `low` are still to be kept, and that equal `high` still to be dropped; changed.
+    """
+    n = len(x)
+    ties_low = equal(x, low) if left[0] > 0 else 0
+    ties_high = equal(x, high) if left[1] > 0 else 0
+    if ties_low > left[0] or ties_high > left[1]:
+        _one_by_one(x, low, high, left)
+        return
+    # All ties of this tile go one way, so that one comparison decides.
+    least = low if left[0] > 0 else low + np.uint32(1)
+    most = high - np.uint32(1) if left[1] > 0 and high > 0 else high
+    if left[1] > 0 and high == 0:
+        least, most = np.uint32(1), np.uint32(0)
+    left[0] -= ties_low
+    left[1] -= ties_high
+    _between(x[:n], least, most)
+
+
+@kernel
+def vote(votes: Any, x: Any) -> None:
+    for i in range(len(x)):
+        votes[i] += np.float32(x[i] > 0) - np.float32(x[i] < 0)
+
+
+@kernel
+def elected(total: Any, zero_sign: Any) -> None:
+    """The sign of each element, in place."""
+    for i in range(len(total)):
+        sign = np.float32(total[i] > 0) - np.float32(total[i] < 0)
+        total[i] = zero_sign if sign == 0 else sign
+
+
+@kernel
+def _agreeing(x: Any, sign: Any) -> None:
+    """Zero what has not the elected sign."""
+    for i in range(len(x)):
+        x[i] = x[i] if x[i] * sign[i] > 0 else np.float32(0)
+
+
+@kernel
+def _shares(divisor: Any, x: Any, sign: Any, weight: Any) -> None:
+    for i in range(len(x)):
+        own = np.float32(x[i] > 0) - np.float32(x[i] < 0)
+        divisor[i] += weight if (own == sign[i]) & (own != 0) else np.float32(0)
+
+
+@kernel
+def _largest(total: Any, x: Any) -> None:
+    for i in range(len(x)):
+        size = abs(x[i])
+        total[i] = size if size > total[i] else total[i]
+
+
+@kernel
+def _share_out(total: Any, divisor: Any) -> None:
+    for i in range(len(total)):
+        total[i] /= np.float32(1) if divisor[i] == 0 else divisor[i]
+
+
+@kernel
+def _product(total: Any, sign: Any) -> None:
+    for i in range(len(total)):
+        total[i] *= sign[i]
+
+
+@kernel
+def _differs(a: Any, b: Any) -> Any:
+    count = 0
+    for i in range(len(a)):
+        count += a[i] != b[i]
+    return count > 0
+
+
+@kernel
+def kept_delta(raw: Any, codes: Any, i: int, at: int, base: Any, deltas: bool, keep: Any, x: Any) -> Any:
+    """Load one tile of model i, as a task vector with its dropped entries at zero; true if it is not finite.
+
+    Args:
+        raw: Rows of bytes, one for each model.
+        codes: Their formats.
+        i: Which model.
+        at: First element of the tile.
+        base: The base's tile.
+        deltas: Whether the base is subtracted.
+        keep: Of each model how (`ALL`, `RANKS`, `NOISE`, `NONE`), bounds as bits, ties left, noise keys, and the place
+            of the block in its noise segment.
+        x: The tile to fill.
+    """
+    mode, low, high, left, noise, first = keep
+    bad = widen(raw[i], codes[i], at, x)
+    if deltas:
+        subtract(x, base)
+    if mode[i] == RANKS:
+        keep_ranks(x, low[i], high[i], left[i])
+    elif mode[i] == NOISE:
+        drop(x, first + at, noise[i])
+    elif mode[i] == NONE:
+        fill(x, np.float32(0))
+    return bad
+
+
+@kernel
+def _join(tiles: Any, count: int, n: int, weight: Any, elect: int, join: int, zero_sign: Any, normalize: bool) -> None:
+    """The first n elements of the weighted tiles as one, in the tile after them; the next two tiles are for scratch."""
+    total, sign, divisor = tiles[count][:n], tiles[count + 1][:n], tiles[count + 2][:n]
+    if elect == PLAIN:
+        _copy(total, tiles[0][:n])
+        for i in range(1, count):
+            add(total, tiles[i][:n])
+        return
+    fill(sign, np.float32(0))
+    for i in range(count):
+        if elect == SUM:
+            add(sign, tiles[i][:n])
+        else:
+            vote(sign, tiles[i][:n])
+    elected(sign, zero_sign)
+    fill(total, np.float32(0))
+    if join == MAX:
+        for i in range(count):
+            _agreeing(tiles[i][:n], sign)
+            _largest(total, tiles[i][:n])
+        _product(total, sign)
+        return
+    divide = normalize and join == MEAN
+    if divide:
+        fill(divisor, np.float32(0))
+    for i in range(count):
+        if divide:
+            _shares(divisor, tiles[i][:n], sign, weight[i])
+        _agreeing(tiles[i][:n], sign)
+        add(total, tiles[i][:n])
+    if divide:
+        _share_out(total, divisor)
+
+
+@kernel
+def combine(
+    raw: Any, codes: Any, n: int, count: int, deltas: bool, keep: Any, factors: Any, way: Any, finish: Any,
+    out: Any, code: int, tiles: Any,
+) -> Any:  # fmt: skip
+    """Merge a block of `n` elements.
+
+    Args:
+        raw: Rows of bytes: `count` models, then the base where one is used.
+        codes: Their formats.
+        n: Elements.
+        count: Models.
+        deltas: Whether task vectors are added, not models.
+        keep: See `kept_delta`.
+        factors: Of each model what its entries are multiplied with, divided by, and then weighted with (float32).
+        way: (elect, join, zero_sign, normalize).
+        finish: (divisor or 0 for none, scale, whether the base is added, its factor), float32 and bool.
+        out: A row of bytes for the result.
+        code: Its format.
+        tiles: Scratch of (count + 4, TILE) float32.
+
+    Returns:
+        Bits: 1 an input is not finite, 2 the output is not, 4 the result differs from the base before rounding.
+    """
+    ratio, divide, weight = factors
+    elect, join, zero_sign, normalize = way
+    divisor, scale, use_base, base_factor = finish
+    found = 0
+    for at in range(0, n, TILE):
+        size = min(TILE, n - at)
+        base = tiles[count + 3][:size]
+        if (deltas or use_base) and widen(raw[count], codes[count], at, base):
+            found |= 1
+        for i in range(count):
+            x = tiles[i][:size]
+            if kept_delta(raw, codes, i, at, base, deltas, keep, x):
+                found |= 1
+            if ratio[i] != 1:
+                times(x, ratio[i])
+            if divide[i] != 1:
+                over(x, divide[i])
+            if weight[i] != 1:
+                times(x, weight[i])
+        _join(tiles, count, size, weight, elect, join, zero_sign, normalize)
+        total = tiles[count][:size]
+        if divisor != 0:
+            over(total, divisor)
+        if scale != 1:
+            times(total, scale)
+        if use_base:
+            changed = base_factor != 1
+            if changed:
+                other = tiles[count + 1][:size]
+                for j in range(size):
+                    other[j] = base[j] * base_factor
+                add(total, other)
+            else:
+                add(total, base)
+            if _differs(total, base):
+                found |= 4
+        if narrow(total, code, out, at):
+            found |= 2
+    return found

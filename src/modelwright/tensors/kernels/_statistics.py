@@ -1,0 +1,305 @@
+"""What has to be known of a tensor before it is merged: dot products, norms, counts of ranks and of signs.
+
+Sums are those of `tensors/_geometry.py` to the bit. Everything else is counted, so that it adds up in any order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from modelwright.tensors.kernels._combine import (
+    COUNT,
+    add,
+    elected,
+    equal,
+    fill,
+    kept_delta,
+    over,
+    subtract,
+    times,
+    vote,
+)
+from modelwright.tensors.kernels._formats import TILE, widen
+from modelwright.tensors.kernels._jit import kernel
+
+#: As in `tensors/_geometry.py`.
+BLOCK = 1 << 15
+LANES = 64
+
+
+@kernel
+def _multiply_up(lanes: Any, a: Any, b: Any) -> None:
+    n = len(a)
+    whole = n - n % LANES
+    for i in range(0, whole, LANES):
+        x = a[i : i + LANES]
+        y = b[i : i + LANES]
+        for j in range(LANES):
+            lanes[j] += np.float64(x[j]) * np.float64(y[j])
+    for j in range(n - whole):
+        lanes[j] += np.float64(a[whole + j]) * np.float64(b[whole + j])
+
+
+@kernel
+def _add_up(lanes: Any, a: Any) -> None:
+    n = len(a)
+    whole = n - n % LANES
+    for i in range(0, whole, LANES):
+        x = a[i : i + LANES]
+        for j in range(LANES):
+            lanes[j] += np.float64(abs(x[j]))
+    for j in range(n - whole):
+        lanes[j] += np.float64(abs(a[whole + j]))
+
+
+@kernel
+def _joined(lanes: Any) -> Any:
+    width = LANES
+    while width > 1:
+        width //= 2
+        for j in range(width):
+            lanes[j] += lanes[j + width]
+    total = lanes[0]
+    for j in range(LANES):
+        lanes[j] = 0.0
+    return total
+
+
+@kernel
+def _load(raw: Any, codes: Any, count: int, at: int, size: int, deltas: bool, keep: Any, tiles: Any) -> Any:
+    """Tiles 0 to count - 1 with the kept entries, tile count + 3 with the base; true if an input is not finite."""
+    bad = False
+    base = tiles[count + 3][:size]
+    if len(raw) > count:
+        bad |= widen(raw[count], codes[count], at, base)
+    for i in range(count):
+        bad |= kept_delta(raw, codes, i, at, base, deltas, keep, tiles[i][:size])
+    return bad
+
+
+@kernel
+def gram(
+    raw: Any, codes: Any, n: int, count: int, deltas: bool, keep: Any, pairs: Any, sums: Any, lanes: Any, tiles: Any
+) -> Any:
+    """Dot products of pairs of models (number `count` is the base), one sum for each 2**15 elements.
+
+    Args:
+        raw: Rows of bytes: `count` models, then the base where one is used.
+        codes: Their formats.
+        n: Elements; a multiple of 2**15 but in the last block of a tensor.
+        count: Models.
+        deltas: Whether of task vectors.
+        keep: Keeps everything.
+        pairs: Which, (p, 2).
+        sums: For the result: (p, blocks) float64.
+        lanes: Scratch of (p, LANES) float64, zero.
+        tiles: Scratch of (count + 4, TILE) float32.
+
+    Returns:
+        1 if an input is not finite.
+    """
+    found = 0
+    for at in range(0, n, TILE):
+        size = min(TILE, n - at)
+        if _load(raw, codes, count, at, size, deltas, keep, tiles):
+            found = 1
+        for p in range(len(pairs)):
+            i, j = pairs[p, 0], pairs[p, 1]
+            a = tiles[i if i < count else count + 3][:size]
+            b = tiles[j if j < count else count + 3][:size]
+            _multiply_up(lanes[p], a, b)
+        if (at + size) % BLOCK == 0 or at + size == n:
+            for p in range(len(pairs)):
+                sums[p, at // BLOCK] = _joined(lanes[p])
+    return found
+
+
+@kernel
+def lengths(
+    raw: Any, codes: Any, n: int, count: int, keep: Any, nothing: Any, squared: bool, sums: Any, lanes: Any, tiles: Any
+) -> Any:
+    """Norms of the task vectors whole and kept, one sum for each 2**15 elements: |x| or x * x.
+
+    Args:
+        raw: As for `gram`.
+        codes: As for `gram`.
+        n: As for `gram`.
+        count: As for `gram`.
+        keep: How entries are kept; the ties left are changed.
+        nothing: The same for keeping everything.
+        squared: Whether squares are added.
+        sums: For the result: (2 count, blocks), whole and kept in turn.
+        lanes: Scratch of (2 count, LANES) float64, zero.
+        tiles: Scratch of (count + 4, TILE) float32.
+
+    Returns:
+        1 if an input is not finite.
+    """
+    found = 0
+    for at in range(0, n, TILE):
+        size = min(TILE, n - at)
+        base = tiles[count + 3][:size]
+        if widen(raw[count], codes[count], at, base):
+            found = 1
+        for i in range(count):
+            x = tiles[i][:size]
+            for side in range(2):
+                if kept_delta(raw, codes, i, at, base, True, keep if side else nothing, x):
+                    found = 1
+                if squared:
+                    _multiply_up(lanes[2 * i + side], x, x)
+                else:
+                    _add_up(lanes[2 * i + side], x)
+        if (at + size) % BLOCK == 0 or at + size == n:
+            for p in range(2 * count):
+                sums[p, at // BLOCK] = _joined(lanes[p])
+    return found
+
+
+@kernel
+def magnitudes(raw: Any, codes: Any, n: int, count: int, out: Any, tiles: Any) -> Any:
+    """|task vector| of each model as bit patterns, which sort like the values: (count, n) uint32; 1 if not finite."""
+    found = 0
+    base, x = tiles[count + 3], tiles[0]
+    for at in range(0, n, TILE):
+        size = min(TILE, n - at)
+        if widen(raw[count], codes[count], at, base[:size]):
+            found = 1
+        for i in range(count):
+            if widen(raw[i], codes[i], at, x[:size]):
+                found = 1
+            _distance(x[:size], base[:size], out[i][at : at + size])
+    return found
+
+
+@kernel
+def _distance(x: Any, base: Any, out: Any) -> None:
+    bits = x.view(np.uint32)
+    for i in range(len(x)):
+        x[i] -= base[i]
+    for i in range(len(x)):
+        out[i] = bits[i] & np.uint32(0x7FFFFFFF)
+
+
+@kernel
+def _above(bits: Any, most: Any) -> Any:
+    count = 0
+    for i in range(len(bits)):
+        count += bits[i] > most
+    return count
+
+
+@kernel
+def _scatter(bits: Any, low: Any, shift: Any, counts: Any) -> None:
+    width = np.uint32(len(counts))
+    for i in range(len(bits)):
+        place = (bits[i] - low) >> shift  # below `low` it wraps around to a large number
+        if place < width:
+            counts[place] += 1
+
+
+@kernel
+def histogram(
+    raw: Any, codes: Any, n: int, count: int, owner: Any, low: Any, shift: Any, width: Any, counts: Any, above: Any,
+    sizes: Any, tiles: Any,
+) -> Any:  # fmt: skip
+    """Count magnitudes of task vectors near the thresholds that are looked for.
+
+    Args:
+        raw: Rows of bytes: `count` models, then the base.
+        codes: Their formats.
+        n: Elements.
+        count: Models.
+        owner: For each threshold which model it is of, in rising order.
+        low: For each the bits where its counters start.
+        shift: For each how many low bits a counter ignores.
+        width: For each the number of its counters.
+        counts: For the result, added to: (thresholds, counters).
+        above: For the result, added to: how many are beyond the last counter.
+        sizes: Scratch of TILE uint32.
+        tiles: Scratch of (count + 4, TILE) float32.
+
+    Returns:
+        1 if an input is not finite.
+    """
+    found = 0
+    base, x = tiles[count + 3], tiles[0]
+    for at in range(0, n, TILE):
+        size = min(TILE, n - at)
+        if widen(raw[count], codes[count], at, base[:size]):
+            found = 1
+        t = 0
+        for i in range(count):
+            if widen(raw[i], codes[i], at, x[:size]):
+                found = 1
+            if t == len(owner) or owner[t] != i:
+                continue
+            bits = sizes[:size]
+            _distance(x[:size], base[:size], bits)
+            while t < len(owner) and owner[t] == i:
+                most = np.uint64(low[t]) + (np.uint64(width[t]) << np.uint64(shift[t])) - np.uint64(1)
+                above[t] += _above(bits, np.uint32(min(most, np.uint64(0xFFFFFFFF))))
+                _scatter(bits, low[t], shift[t], counts[t][: width[t]])
+                t += 1
+    return found
+
+
+@kernel
+def find(counts: Any, rank: int) -> Any:
+    """The counter that holds the rank-th largest, from 1, and how many lie above it; -1 where there are not so many."""
+    before = 0
+    for i in range(len(counts) - 1, -1, -1):
+        here = np.int64(counts[i])
+        if before + here >= rank:
+            return i, before
+        before += here
+    return -1, before
+
+
+@kernel
+def ties(raw: Any, codes: Any, n: int, count: int, owner: Any, wanted: Any, counts: Any, tiles: Any) -> Any:
+    """How many magnitudes equal each threshold, added to `counts`; 1 if an input is not finite."""
+    found = 0
+    base, x = tiles[count + 3], tiles[0]
+    for at in range(0, n, TILE):
+        size = min(TILE, n - at)
+        if widen(raw[count], codes[count], at, base[:size]):
+            found = 1
+        for t in range(len(owner)):
+            i = owner[t]
+            if t == 0 or owner[t - 1] != i:
+                if widen(raw[i], codes[i], at, x[:size]):
+                    found = 1
+                subtract(x[:size], base[:size])
+            counts[t] += equal(x[:size], wanted[t])
+    return found
+
+
+@kernel
+def net_sign(
+    raw: Any, codes: Any, n: int, count: int, keep: Any, factors: Any, elect: int, net: Any, tiles: Any
+) -> Any:
+    """Positive minus negative elections, added to `net[0]`; 1 if an input is not finite."""
+    ratio, divide, weight = factors
+    found = 0
+    for at in range(0, n, TILE):
+        size = min(TILE, n - at)
+        if _load(raw, codes, count, at, size, True, keep, tiles):
+            found = 1
+        sign = tiles[count][:size]
+        fill(sign, np.float32(0))
+        for i in range(count):
+            x = tiles[i][:size]
+            times(x, ratio[i])
+            over(x, divide[i])
+            times(x, weight[i])
+            if elect == COUNT:
+                vote(sign, x)
+            else:
+                add(sign, x)
+        elected(sign, np.float32(0))
+        for j in range(size):
+            net[0] += np.int64(sign[j])
+    return found
