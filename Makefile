@@ -34,8 +34,9 @@ lint: install
 types: install
 	$(BIN)/pyright
 
+# make bench PEER=/path/to/python BENCH="--size 0.1B"
 bench: install
-	$(BIN)/python -m benchmarks.merge $(if $(PEER),--peer $(PEER))
+	$(BIN)/python -m benchmarks.merge $(if $(PEER),--peer $(PEER)) $(BENCH)
 
 docs: install
 	$(BIN)/python docs/generate.py
