@@ -48,6 +48,10 @@ STACKS = {
     "wav2vec2.feature_extractor.conv_layers.1.conv.weight": "wav2vec2.feature_extractor.conv_layers",
     "0_Transformer/encoder.layer.1.output.dense.weight": "0_Transformer/encoder.layer",
     "layers.1.weight": "layers",
+    "blk.1.attn_q.weight": "blk",
+    "blk.1.ffn_gate.3.weight": "blk",
+    "dec.blk.1.cross_attn_q.weight": "dec.blk",
+    "v.blk.1.ffn_up.weight": "v.blk",
 }
 
 
@@ -121,6 +125,11 @@ def test_a_number_elsewhere_does_not_count_beside_layers() -> None:
     layout = Layout(["model.layers.0.w", "heads.0.weight", "heads.1.weight"])
     assert layout.stacks == {"model.layers": 1}
     assert layout.place("heads.0.weight") is None
+
+
+def test_ggufs_projectors_are_no_layers() -> None:
+    layout = Layout(["v.blk.0.attn_q.weight", "v.blk.1.attn_q.weight", "mm.0.weight", "mm.2.weight"])
+    assert layout.stacks == {"v.blk": 2}
 
 
 def test_numbers_with_gaps_are_counted() -> None:
@@ -232,6 +241,8 @@ AFTER = [
     "predict_action.0.weight",
     "efficientnet.encoder.top_bn.weight",
     "norm_out.linear.weight",
+    "output.weight",
+    "output_norm.weight",
 ]
 
 

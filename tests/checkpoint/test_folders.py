@@ -87,12 +87,12 @@ def test_the_usual_index_wins_over_variants(tmp_path: Path) -> None:
 
 
 def test_no_weights(tmp_path: Path) -> None:
-    mend = "A model folder has *.safetensors or *.bin files."
+    mend = "A model folder has *.safetensors, *.bin or *.gguf files."
     assert refused(tmp_path) == f"{tmp_path} holds no weights; it has: none. {mend}"
     write_json(tmp_path / "config.json", CONFIG)
     write_json(tmp_path / "sub" / "config.json", CONFIG)
-    (tmp_path / "x.gguf").touch()
-    assert refused(tmp_path) == f"{tmp_path} holds no weights; it has: sub/, config.json, x.gguf. {mend}"
+    (tmp_path / "x.onnx").touch()
+    assert refused(tmp_path) == f"{tmp_path} holds no weights; it has: sub/, config.json, x.onnx. {mend}"
 
 
 def test_several_files_without_index(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_damage_names_the_shard(tmp_path: Path) -> None:
 def test_not_a_weight_file(tmp_path: Path) -> None:
     path = write_json(tmp_path / "config.json", {})
     assert refused(path) == (
-        f"{path} is not a weight file that can be read. Known: .safetensors, .bin, .pt, .pth, .ckpt, .th."
+        f"{path} is not a weight file that can be read. Known: .safetensors, .bin, .pt, .pth, .ckpt, .th, .gguf."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,6 +119,16 @@ def test_only_bin_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     opened = mc.open("org/old")
     assert opened["w"].read().tolist() == [0, 1, 2]
     assert opened.parts[0].stem == "model"
+
+
+def test_gguf_is_downloaded(hub: Hub) -> None:
+    one_float = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + struct.pack("<QcIQIQ", 1, b"w", 1, 1, 0, 0)
+    data = one_float + bytes(-len(one_float) % 32) + np.float32(0.5).tobytes()
+    hub.repos["org/gguf"] = {"main": {"x.gguf": data, "config.json": b"{}"}}
+    assert mc.open("org/gguf")["w"].read().tolist() == [0.5]
+    hub.repos["org/ggufs"] = {"main": {"x.gguf": data, "y.gguf": data}}
+    with pytest.raises(InputError, match=r"has several GGUF models: x\.gguf, y\.gguf\. Name the file itself; one from"):
+        mc.open("org/ggufs")
 
 
 def test_pipeline_with_subfolders(hub: Hub, tmp_path: Path) -> None:
@@ -258,7 +269,7 @@ def test_missing_shard_on_the_hub(hub: Hub) -> None:
 
 
 def test_no_weights_on_the_hub(hub: Hub) -> None:
-    hub.repos["org/none"] = {"main": {"config.json": b"{}", "model.gguf": b"GGUF"}}
+    hub.repos["org/none"] = {"main": {"config.json": b"{}", "model.onnx": b"ONNX"}}
     with pytest.raises(InputError, match=r"holds no weights; it has: config\.json\."):
         mc.open("org/none")
 

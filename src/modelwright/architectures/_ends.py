@@ -11,7 +11,7 @@ _BEFORE = re.compile(
 )
 _AFTER = re.compile(
     r"(^|[./])((generator_)?lm_heads?|hc_head|contact_head|heads?|classification_head|score|classifier|pre_classifier|pooler|cls|fc|"
-    r"embed_out|output|output_projection|qa_outputs|proj_out|project_out|lm_loss|predict_\w+|\w*predictions|"
+    r"embed_out|output|output_norm|output_projection|qa_outputs|proj_out|project_out|lm_loss|predict_\w+|\w*predictions|"
     r"ln|ln_f|ln_post|ln_out|norm|norm_f|final_norm|out_norm|norm_out|embedding_norm|emb_layer_norm_after|"
     r"(?i:layer_?norm)|final_layer_?norm|post_layernorm|conv_norm_out|conv_out|conv_1x1(_exp)?|conv_head|conv_last|"
     r"top_conv|top_bn|logit_scale|visual_projection|text_projection|final_logits_bias|"

@@ -19,7 +19,7 @@ _NESTED = (
 #: Words that a number after them makes a layer of; the first such number in a name counts (so experts do not).
 _CONTAINERS = (
     "layers|layer|h|blocks|block|stages|stage|resblocks|encoder_layers|decoder_layers|conv_layers|transformer_blocks|"
-    "down_blocks|up_blocks|single_transformer_blocks|layer_groups|hidden_layers|groups|layer_module"
+    "down_blocks|up_blocks|blk|single_transformer_blocks|layer_groups|hidden_layers|groups|layer_module"
 )
 _NUMBERED = re.compile(rf"^((?:.*?[./])??(?:{_CONTAINERS}))\.(\d+)\.(.+)$")
 #: For models with none of these words, such as a bare nn.Sequential: the first number.

@@ -2,6 +2,8 @@
 
 from modelwright.checkpoint._checkpoint import Checkpoint as Checkpoint, Part as Part
 from modelwright.checkpoint._files import read_json as read_json
+from modelwright.checkpoint._gguf import quantisation_error as quantisation_error
+from modelwright.checkpoint._gguf_output import write_gguf as write_gguf
 from modelwright.checkpoint._open import open as open
 from modelwright.checkpoint._refs import (
     FileSpan as FileSpan,

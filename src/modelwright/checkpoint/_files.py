@@ -13,11 +13,13 @@ from typing import Any, Protocol
 from modelwright.architectures import is_list, is_table, unsupported_quantization
 from modelwright.checkpoint._checkpoint import Checkpoint, Part
 from modelwright.checkpoint._dequantize import dequantized, without_quantization
+from modelwright.checkpoint._gguf import gguf_parts, read_gguf
 from modelwright.checkpoint._refs import TensorRef
 from modelwright.checkpoint._safetensors import read_header
 from modelwright.errors import InputError, MissingExtraError, listing
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".th")
+WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".gguf")
 #: What each kind of folder calls its weights, the usual name first; transformers looks in this order too.
 _STEMS = {
     ".safetensors": ("model", "diffusion_pytorch_model", "adapter_model"),
@@ -122,14 +124,16 @@ def from_folder(folder: Folder, label: str) -> Checkpoint:
         shown = listing([*(f"{name}/" for name in folder.children()), *folder.names(folder.path)])
         raise InputError(
             f"{folder.path} holds no weights; it has: {shown}",
-            f"A model folder has *.safetensors or *.bin files. {folder.hint}".rstrip(),
+            f"A model folder has *.safetensors, *.bin or *.gguf files. {folder.hint}".rstrip(),
         )
     return _checkpoint(whole, label, folder.path, tuple(parts))
 
 
 def from_file(path: Path, label: str) -> Checkpoint:
-    """The tensors of one weight file."""
-    return _checkpoint(_read(Folder(path.parent), Weights((path,)), {}, label), label, path, (Part(),))
+    """The tensors of one weight file, or of all parts of a split GGUF file."""
+    folder = Folder(path.parent)
+    weights = Weights(_gguf_files(folder, path))
+    return _checkpoint(_read(folder, weights, {}, label), label, path, (Part(),))
 
 
 def _checkpoint(contents: _Contents, label: str, path: Path, parts: tuple[Part, ...]) -> Checkpoint:
@@ -160,7 +164,7 @@ def _roots(folder: Folder, notes: list[str]) -> list[Path]:
         return [folder.path]
     roots = [folder.path / name for name in names]
     for other in [folder.path, *(folder.path / name for name in folder.children())]:
-        extra = [name for name in folder.names(other) if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES)]
+        extra = [name for name in folder.names(other) if Path(name).suffix in WEIGHT_SUFFIXES]
         if extra and other not in roots:
             notes.append(f"{other} is no part of the pipeline; left out: {listing(extra)}")
     return roots
@@ -224,7 +228,25 @@ def weight_files(folder: Folder, root: Path) -> Weights:
                 if not indices
                 else "Move all but one, with its shards, elsewhere.",
             )
-    return Weights()
+    ggufs = sorted({gguf_parts(name)[0] for name in names if name.endswith(".gguf")})
+    if len(ggufs) > 1:
+        raise InputError(
+            f"{root} has several GGUF models: {listing(ggufs)}",
+            "Name the file itself; one from the Hub must be downloaded first (hf download).",
+        )
+    return Weights(_gguf_files(folder, root / ggufs[0])) if ggufs else Weights()
+
+
+def _gguf_files(folder: Folder, file: Path) -> tuple[Path, ...]:
+    """A weight file; if it is one part of a split GGUF file, all of them."""
+    parts = tuple(file.with_name(name) for name in gguf_parts(file.name))
+    missing = [part.name for part in parts if part != file and not folder.has(part)]
+    if missing:
+        raise InputError(
+            f"{file} is one of {len(parts)} parts, of which these are missing: {listing(missing)}",
+            f"Copy or download them again. {folder.hint}".rstrip(),
+        )
+    return parts
 
 
 def _stem(stem: str) -> str:
@@ -306,10 +328,10 @@ def _header(folder: Folder, file: Path) -> _Header:
     remote = folder.remote.get(file)
     if file.suffix == ".safetensors":
         return (*(remote.header() if remote else read_header(file)), [])
+    if file.suffix == ".gguf":
+        return read_gguf(remote.fetch() if remote else file)
     if file.suffix not in TORCH_SUFFIXES:
-        raise InputError(
-            f"{file} is not a weight file that can be read", "Known: .safetensors, .bin, .pt, .pth, .ckpt, .th."
-        )
+        raise InputError(f"{file} is not a weight file that can be read", f"Known: {listing(WEIGHT_SUFFIXES)}.")
     try:
         from modelwright.checkpoint._torch import read_torch_file
     except ModuleNotFoundError:

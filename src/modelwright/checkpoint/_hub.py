@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modelwright.checkpoint._files import TORCH_SUFFIXES, Folder, RemoteFile
+from modelwright.checkpoint._files import WEIGHT_SUFFIXES, Folder, RemoteFile
 from modelwright.checkpoint._refs import NumpyArray, TensorRef
 from modelwright.checkpoint._safetensors import header_length, parse_header
 from modelwright.errors import InputError, RunError
@@ -55,7 +55,7 @@ def hub_folder(repo: str, revision: str | None) -> tuple[Folder, str | None]:
     remote: dict[Path, RemoteFile] = {}
     for name in names:
         file = path / name
-        if file.suffix in (".safetensors", *TORCH_SUFFIXES) and not file.exists() and _inside(name):
+        if file.suffix in WEIGHT_SUFFIXES and not file.exists() and _inside(name):
             remote[file] = _RemoteFile(repo, revision, commit, name, file)
     return Folder(path, remote), None
 

@@ -21,20 +21,20 @@ def open(ref: Any, *, folder: str | Path | None = None, label: str | None = None
     """Open anything that is named tensors; only headers are read.
 
     Args:
-        ref: A folder (Hugging Face, diffusers, sentence-transformers), a `.safetensors` or torch file, `a+b` for a
-            model with a LoRA adapter, a Hub id with an optional `@revision`, an `nn.Module`, a state dict, a dict of
-            numpy arrays, or a `Checkpoint`.
+        ref: A folder (Hugging Face, diffusers, sentence-transformers), a `.safetensors`, `.gguf` or torch file, `a+b`
+            for a model with a LoRA adapter, a Hub id with an optional `@revision`, an `nn.Module`, a state dict, a dict
+            of numpy arrays, or a `Checkpoint`.
         folder: Where relative paths start; default the working directory. An existing path wins before `@` and `+` are
             parsed, and before the Hub.
         label: What to call it in messages; default the reference itself.
 
     Returns:
         A lazy `Checkpoint`. Of a Hub model the small files are in the local cache, and each shard follows when one of
-        its tensors is read; torch files have no header to look at, so a Hub model without safetensors is downloaded.
+        its tensors is read; other files are downloaded to look at them: a Hub model without safetensors, as a whole.
 
     Raises:
         InputError: It does not exist, is damaged, is quantised, or holds something other than tensors.
-        MissingExtraError: It needs torch, which is not installed.
+        MissingExtraError: It needs torch or gguf, which is not installed.
 
     Example:
         >>> import numpy as np
