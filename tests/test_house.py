@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import modelwright as mw
 
@@ -86,6 +88,17 @@ def test_no_package_has_the_name_of_a_public_function() -> None:
     functions = {name for name in mw.__all__ if inspect.isfunction(getattr(mw, name))}
     assert {"open", "merge"} <= functions
     assert not functions & {path.stem for path in SOURCE.iterdir()}
+
+
+def test_what_is_rarely_needed_is_imported_when_it_is(tmp_path: Path) -> None:
+    save_file({"w": np.ones(2, np.float32)}, tmp_path / "model.safetensors")
+    script = (
+        "import sys; import modelwright as mw, modelwright.cli; mw.open('.'); mw.open('file://.'); mw.open({}); "
+        "heavy = {'aiohttp', 'botocore', 'fsspec', 'huggingface_hub', 'numba', 's3fs', 'safetensors', 'torch'}; "
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_examples_run() -> None:

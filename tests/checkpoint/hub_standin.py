@@ -11,12 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 def commit(label: str) -> str:
     """A commit hash."""
     return hashlib.sha1(label.encode()).hexdigest()
+
+
+_JSON = {"Content-Type": "application/json"}
+
+
+def _entries(files: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Files as the Hub lists them."""
+    return [
+        {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        for name, data in files.items()
+    ]
 
 
 @dataclass
@@ -75,6 +86,19 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(body=True)
 
+    def do_POST(self) -> None:
+        """What `hf://` asks about single files."""
+        path = unquote(urlsplit(self.path).path)
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.hub.requests.append((self.command, path, None))
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/paths-info/(.+)", path)
+        found = self._found(match[1], match[2], True) if match else None
+        if found is not None:
+            names = json.loads(asked)["paths"] if asked.startswith("{") else parse_qs(asked)["paths"]
+            self._send(
+                200, json.dumps(_entries({n: found[1][n] for n in names if n in found[1]})).encode(), True, _JSON
+            )
+
     def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
@@ -103,11 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
         sha, files = found
         answer: Any = {"id": repo, "modelId": repo, "sha": sha, "siblings": [{"rfilename": name} for name in files]}
         if what == "tree":
-            answer = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in files.items()
-            ]
-        self._send(200, json.dumps(answer).encode(), body, {"Content-Type": "application/json"})
+            answer = _entries(files)
+        self._send(200, json.dumps(answer).encode(), body, _JSON)
 
     def _file(self, repo: str, revision: str, name: str, body: bool) -> None:
         found = self._found(repo, revision, body)

@@ -162,6 +162,26 @@ def test_model_plus_adapter(hub: Hub, tmp_path: Path) -> None:
     np.testing.assert_allclose(opened["model.layers.0.weight"].read(), expected, rtol=1e-6)
 
 
+def test_by_url_through_fsspec(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hf://` leaves the weights on the Hub, and reads each tensor by its own range."""
+    pytest.importorskip("fsspec")
+    monkeypatch.setenv("MODELWRIGHT_CACHE", str(tmp_path / "copies"))
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    for revision in ("", "@v2"):
+        url = f"hf://{ID}{revision}"
+        opened = mc.open(url)
+        assert opened.url == url
+        assert opened.config == CONFIG
+        hub.served.clear()
+        expected = B if revision else A
+        np.testing.assert_array_equal(opened["model.embed.weight"].read(), expected["model.embed.weight"])
+        assert sum(hub.served.values()) == expected["model.embed.weight"].nbytes
+    assert "picture.png" not in hub.served
+    with pytest.raises(InputError, match=r"^there is nothing at 'hf://org/none'"):
+        mc.open("hf://org/none")
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+
+
 # --- the cache -----------------------------------------------------------------------------------------------------
 
 

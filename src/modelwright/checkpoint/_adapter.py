@@ -86,8 +86,8 @@ def with_adapter(model: Checkpoint, folder: Path, label: str) -> Checkpoint:
     if own := [pair.target for pair in pairs if pair.base]:
         notes.append(f"{label}: the adapter brings its own {listing(own)}")
     return Checkpoint(
-        tensors, label=label, path=model.path, parts=model.parts, metadata=model.metadata, consumed=model.consumed,
-        notes=(*model.notes, *notes),
+        tensors, label=label, path=model.path, url=model.url, parts=model.parts, metadata=model.metadata,
+        consumed=model.consumed, notes=(*model.notes, *notes),
     )  # fmt: skip
 
 

@@ -27,15 +27,21 @@ _STEMS = {
 }
 #: Files that trainers leave beside the weights.
 _STATE = ("optimizer", "scheduler", "training_args", "rng_state", "scaler")
-#: Headers are fetched from the Hub this many at a time.
-_CONNECTIONS = 8
+#: Everything beside the weights that a merge needs of a remote model; no optimizer states, no images.
+SMALL_FILES = (
+    "*.json", "*.model", "*.txt", "*.jinja", "*.py", "*.tiktoken", "*.vocab", "*.bpe", "LICENSE*", "LICENCE*", "NOTICE*",
+    "USE_POLICY*", "README.md",
+)  # fmt: skip
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+#: Remote headers and small files are fetched this many at a time.
+CONNECTIONS = 8
 
 
 class RemoteFile(Protocol):
-    """A weight file that is still on the Hub."""
+    """A weight file that is still on the Hub or in a store."""
 
     def header(self) -> tuple[dict[str, TensorRef], dict[str, str]]:
-        """Its tensors and metadata, from a range request."""
+        """Its tensors and metadata, from range requests."""
         ...
 
     def fetch(self) -> Path:
@@ -45,20 +51,22 @@ class RemoteFile(Protocol):
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder; some of its weight files may still be on the Hub.
+    """A folder; some of its weight files may still be elsewhere: on the Hub, in an object store.
 
     Attributes:
         path: Where it is.
-        remote: The files that are not here yet, by the path they will have.
+        remote: The files that are not here, by the path they would have.
         hint: What to add to the mend when something is missing.
+        url: What it is a copy of, if its weights stay elsewhere.
     """
 
     path: Path
     remote: Mapping[Path, RemoteFile] = field(default_factory=dict[Path, RemoteFile])
     hint: str = ""
+    url: str | None = None
 
     def has(self, file: Path) -> bool:
-        """Whether it is here or on the Hub."""
+        """Whether it is here or elsewhere."""
         return file.is_file() or file in self.remote
 
     def names(self, root: Path) -> list[str]:
@@ -126,19 +134,19 @@ def from_folder(folder: Folder, label: str) -> Checkpoint:
             f"{folder.path} holds no weights; it has: {shown}",
             f"A model folder has *.safetensors, *.bin or *.gguf files. {folder.hint}".rstrip(),
         )
-    return _checkpoint(whole, label, folder.path, tuple(parts))
+    return _checkpoint(whole, label, folder.path, folder.url, tuple(parts))
 
 
-def from_file(path: Path, label: str) -> Checkpoint:
-    """The tensors of one weight file, or of all parts of a split GGUF file."""
-    folder = Folder(path.parent)
+def from_file(path: Path, label: str, folder: Folder | None = None) -> Checkpoint:
+    """The tensors of one weight file, or of all parts of a split GGUF file; `folder` says where it is if not here."""
+    folder = folder or Folder(path.parent)
     weights = Weights(_gguf_files(folder, path))
-    return _checkpoint(_read(folder, weights, {}, label), label, path, (Part(),))
+    return _checkpoint(_read(folder, weights, {}, label), label, path, folder.url, (Part(),))
 
 
-def _checkpoint(contents: _Contents, label: str, path: Path, parts: tuple[Part, ...]) -> Checkpoint:
+def _checkpoint(contents: _Contents, label: str, path: Path, url: str | None, parts: tuple[Part, ...]) -> Checkpoint:
     return Checkpoint(
-        contents.tensors, label=label, path=path, parts=parts, metadata=contents.metadata,
+        contents.tensors, label=label, path=path, url=url, parts=parts, metadata=contents.metadata,
         notes=tuple(contents.notes), consumed=contents.consumed,
     )  # fmt: skip
 
@@ -320,7 +328,7 @@ _Header = tuple[dict[str, TensorRef], dict[str, str], list[str]]
 def _headers(folder: Folder, files: tuple[Path, ...]) -> list[_Header]:
     if not any(file in folder.remote for file in files):
         return [_header(folder, file) for file in files]
-    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         return list(pool.map(partial(_header, folder), files))
 
 

@@ -15,14 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modelwright.checkpoint._files import WEIGHT_SUFFIXES, Folder, RemoteFile
+from modelwright.checkpoint._files import ADAPTER_FILES, SMALL_FILES, WEIGHT_SUFFIXES, Folder, RemoteFile
 from modelwright.checkpoint._refs import NumpyArray, TensorRef
 from modelwright.checkpoint._safetensors import header_length, parse_header
 from modelwright.errors import InputError, RunError
 
-#: Everything beside the weights that a merge needs; no optimizer states, no images.
-_SMALL = ("*.json", "*.model", "*.txt", "*.jinja", "*.py", "*.tiktoken", "LICENSE*", "NOTICE*", "README.md")
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _OFFLINE = "HF_HUB_OFFLINE is set; unset it, or download the whole model first (hf download)."
 
 
@@ -42,7 +39,7 @@ def hub_folder(repo: str, revision: str | None) -> tuple[Folder, str | None]:
     """
     hub = _library()
     at = _at(repo, revision)
-    path = _download(repo, revision, _SMALL)
+    path = _download(repo, revision, SMALL_FILES)
     if hub.constants.HF_HUB_OFFLINE:
         return Folder(path, hint=_OFFLINE), None
     commit = path.name  # a branch may move meanwhile; everything else is asked for by commit
@@ -66,7 +63,7 @@ def adapter_folder(repo: str, revision: str | None) -> Path:
     Raises:
         InputError: As for `hub_folder`.
     """
-    return _download(repo, revision, _ADAPTER)
+    return _download(repo, revision, ADAPTER_FILES)
 
 
 def _library() -> Any:
@@ -174,7 +171,7 @@ class _RemoteFile:
             length = header_length(prefix, self._path, size)
             raw, _ = self._range(8, 8 + length)
         tensors, metadata = parse_header(raw, self._path, size - 8 - length, offset=8 + length)
-        return {name: replace(ref, load=self._fetching(ref)) for name, ref in tensors.items()}, metadata
+        return {name: replace(ref, load=self._fetching(ref), fill=None) for name, ref in tensors.items()}, metadata
 
     def fetch(self) -> Path:
         """Download it to the cache, unless it has come meanwhile."""

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 from modelwright.architectures import is_mapping
 from modelwright.checkpoint._checkpoint import Checkpoint
 from modelwright.checkpoint._files import Folder, from_file, from_folder
+from modelwright.checkpoint._fsspec import is_url, plain_path
 from modelwright.checkpoint._memory import from_mapping, from_module
 from modelwright.errors import InputError
 
@@ -22,19 +23,21 @@ def open(ref: Any, *, folder: str | Path | None = None, label: str | None = None
 
     Args:
         ref: A folder (Hugging Face, diffusers, sentence-transformers), a `.safetensors`, `.gguf` or torch file, `a+b`
-            for a model with a LoRA adapter, a Hub id with an optional `@revision`, an `nn.Module`, a state dict, a dict
-            of numpy arrays, or a `Checkpoint`.
+            for a model with a LoRA adapter, a Hub id with an optional `@revision`, a URL of a folder or a weight file
+            (`s3://`, `gs://` and whatever else fsspec knows), an `nn.Module`, a state dict, a dict of numpy arrays, or a
+            `Checkpoint`.
         folder: Where relative paths start; default the working directory. An existing path wins before `@` and `+` are
             parsed, and before the Hub.
         label: What to call it in messages; default the reference itself.
 
     Returns:
         A lazy `Checkpoint`. Of a Hub model the small files are in the local cache, and each shard follows when one of
-        its tensors is read; other files are downloaded to look at them: a Hub model without safetensors, as a whole.
+        its tensors is read; behind a URL the weights stay where they are, and each tensor is read by range request.
+        Other files are downloaded to look at them: a remote model without safetensors, as a whole.
 
     Raises:
         InputError: It does not exist, is damaged, is quantised, or holds something other than tensors.
-        MissingExtraError: It needs torch or gguf, which is not installed.
+        MissingExtraError: It needs torch, gguf or fsspec, which is not installed.
 
     Example:
         >>> import numpy as np
@@ -60,15 +63,17 @@ def _is_path(ref: object) -> TypeGuard[str | os.PathLike[str]]:
 
 
 def _open_text(text: str, folder: Path, label: str) -> Checkpoint:
-    path = _existing(text, folder)
+    if is_url(text) and ("+" not in text or _is_there(text, folder)):
+        from modelwright.checkpoint._remote import open_url
+
+        return open_url(text, label)
+    path = None if is_url(text) else _existing(text, folder)
     if path is not None:
         opened = from_folder(Folder(path), label) if path.is_dir() else from_file(path, label)
         return _elsewhere(opened, text, folder, path)
     if "+" in text:
         model, adapter = _model_and_adapter(text, folder)
-        from modelwright.checkpoint._adapter import with_adapter
-
-        return with_adapter(_open_text(model, folder, model), _adapter_folder(adapter, folder), label)
+        return _with_adapter(_open_text(model, folder, model), adapter, folder, label)
     repo, revision = _hub_id(text, folder)
     from modelwright.checkpoint._hub import hub_folder
 
@@ -90,9 +95,9 @@ def _existing(text: str, folder: Path) -> Path | None:
 def _candidates(text: str, folder: Path) -> Iterator[Path]:
     """Beside the recipe first, then in the working directory."""
     try:
-        path = Path(text).expanduser()
+        path = Path(plain_path(text)).expanduser()
     except RuntimeError:  # ~name of nobody
-        path = Path(text)
+        path = Path(plain_path(text))
     yield folder / path
     yield path
 
@@ -104,17 +109,39 @@ def _elsewhere(opened: Checkpoint, text: str, folder: Path, path: Path) -> Check
     return opened.with_notes(f"'{text}' is not in {folder}; taken from the working directory")
 
 
+def _is_there(text: str, folder: Path) -> bool:
+    """Whether a path, or what a URL leads to, exists; the latter takes a request."""
+    if not is_url(text):
+        return _existing(text, folder) is not None
+    from modelwright.checkpoint._remote import exists
+
+    return exists(text)
+
+
 def _model_and_adapter(text: str, folder: Path) -> tuple[str, str]:
     """The two sides of `model+adapter`; with more than one + the split whose sides exist."""
     pieces = text.split("+")
     splits = [("+".join(pieces[:i]), "+".join(pieces[i:])) for i in range(1, len(pieces))]
-    here = [split for split in splits if all(_existing(side, folder) for side in split)]
-    if not here and len(splits) > 1:
+    if len(splits) > 1:
+        splits = [split for split in splits if all(_is_there(side, folder) for side in split)]
+    if not splits:
         raise InputError(f"'{text}' has more than one +", "One adapter per reference: model+adapter.")
-    model, adapter = (here or splits)[0]
+    model, adapter = splits[0]
     if not model or not adapter:
         raise InputError(f"'{text}' lacks one side of the +", "Write model+adapter.")
     return model, adapter
+
+
+def _with_adapter(model: Checkpoint, text: str, folder: Path, label: str) -> Checkpoint:
+    from modelwright.checkpoint._adapter import with_adapter
+
+    if not is_url(text):
+        return with_adapter(model, _adapter_folder(text, folder), label)
+    from modelwright.checkpoint._remote import adapter_at, named
+
+    path, url = adapter_at(text)
+    with named(path, url):
+        return with_adapter(model, path, label)
 
 
 def _adapter_folder(text: str, folder: Path) -> Path:
