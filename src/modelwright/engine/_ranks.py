@@ -1,15 +1,16 @@
-"""Exact order statistics of task vectors in a few passes: a sample brackets each threshold, a count finds it.
+"""Exact order statistics of task vectors: a sample brackets each threshold, one pass finds it.
 
-Magnitudes are ranked by their float32 bit patterns, which sort like the values. The passes only count, so the result is
-exact whatever the sample was; a bracket that missed is replaced and counted again. Entries that equal a threshold are kept
-by lowest index, over the tensors in output order where ranks count over the whole model.
+Magnitudes are ranked by their float32 bit patterns, which sort like the values. The pass counts what is beyond the bracket
+and collects what is inside, or counts that too where it is too much to hold. So the result is exact whatever the sample
+was; a bracket that missed is replaced, and the pass repeated. Entries that equal a threshold are kept by lowest index, over
+the tensors in output order where ranks count over the whole model.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from modelwright.checkpoint import NumpyArray
 from modelwright.engine._fused import Fused, Kept, NotFiniteError
-from modelwright.engine._sources import Scratch, blocks
+from modelwright.engine._sources import BLOCK, Scratch
 from modelwright.engine._work import Program
 from modelwright.methods import Ranks
 from modelwright.tensors import kernels
@@ -28,7 +29,10 @@ _SMALL = 1 << 17
 #: Counters of one threshold.
 _COUNTERS = 1 << 20
 _LARGEST = 0x7F7FFFFF
-_SEGMENT = 512
+#: Bytes of collected values that may be held for one tensor.
+_MOST_HELD = 32 << 20
+#: Elements that are sampled together.
+_STRETCH = 1024
 _ALL_TIES = 1 << 62
 
 _scratch = Scratch()
@@ -43,12 +47,13 @@ class Target:
         rank: The rank-th largest, from 1.
         top: Whether it bounds what is dropped at the top, and not what is kept.
         all_ties: Whether all that equal it are meant.
-        low: Bits where the counters start.
-        shift: How many low bits a counter ignores.
-        width: Number of counters.
+        low: Least bits that it may be.
+        high: Greatest bits that it may be.
+        inside: About which share of the values lies between.
         value: The bits, once found.
         spare: How many of those that equal it are meant.
         ties: How many equal it.
+        by_range: How many equal it in each range of each member, where that is known.
     """
 
     model: int
@@ -56,33 +61,31 @@ class Target:
     top: bool
     all_ties: bool
     low: int = 0
-    shift: int = 0
-    width: int = 0
+    high: int = _LARGEST
+    inside: float = 1.0
     value: int | None = None
     spare: int = 0
     ties: int = 0
+    by_range: list[int] | None = None
 
-    def bracket(self, low: int, high: int) -> None:
-        """Look between these bits, both included."""
-        span = high - low + 1
-        self.low, self.shift = low, max(0, math.ceil(math.log2(span / _COUNTERS)))
-        self.width = -(-span >> self.shift)
+    @property
+    def shift(self) -> int:
+        """How many low bits a counter ignores, so that all counters cover the bracket."""
+        return max(0, math.ceil(math.log2((self.high - self.low + 1) / _COUNTERS)))
 
-    def narrow(self, counts: NumpyArray, above: int) -> None:
-        """Take a count into account: the value is found, or the bracket is moved or made narrower."""
+    def missed(self, above: int, inside: int) -> bool:
+        """Take note of how many values are beyond and inside the bracket; whether it has to be moved."""
         if above >= self.rank:
-            self.bracket(min(self.low + (self.width << self.shift), _LARGEST), _LARGEST)
-            return
-        bucket, before = kernels.find(counts, self.rank - above)
-        if bucket < 0:
-            self.bracket(0, max(self.low - 1, 0))
-        elif self.shift:
-            low = self.low + (bucket << self.shift)
-            self.bracket(low, min(low + (1 << self.shift) - 1, _LARGEST))
+            self.low, self.high, self.inside = min(self.high + 1, _LARGEST), _LARGEST, 1.0
+        elif above + inside < self.rank:
+            self.low, self.high, self.inside = 0, max(self.low - 1, 0), 1.0
         else:
-            self.value = self.low + bucket
-            self.ties = int(counts[bucket])
-            self.spare = self.rank - above - before
+            return False
+        return True
+
+    def found(self, value: int, spare: int, ties: int) -> None:
+        """The value is known."""
+        self.value, self.spare, self.ties = value, spare, ties
 
 
 def find_thresholds(members: Sequence[Fused]) -> Program:
@@ -100,12 +103,17 @@ def find_thresholds(members: Sequence[Fused]) -> Program:
         samples = yield [partial(_sample, member, size) for member in members if member.tensor.size]
         _bracket(targets, np.concatenate(samples, axis=1), size)
         while open_ones := [target for target in targets if target.value is None]:
-            counter = _Counter(members[0].count, open_ones, size)
-            yield [partial(counter.count, m, number) for m in members for number in range(len(m.ranges))]
-            counter.finish()
+            held = sum(target.inside for target in open_ones) * size * 4
+            look = _Collect(open_ones) if held <= _MOST_HELD else _Count(open_ones, size)
+            results = yield [partial(look.range, m, number) for m in members for number in range(len(m.ranges))]
+            look.finish(results)
     unsure = [target for target in targets if target.spare < target.ties and not target.all_ties]
-    counts = yield [partial(_ties, m, number, unsure) for m in members for number in range(len(m.ranges)) if unsure]
-    _deal(members, targets, unsure, counts)
+    uncounted = [target for target in unsure if target.by_range is None]
+    if uncounted:
+        counts = yield [partial(_ties, m, number, uncounted) for m in members for number in range(len(m.ranges))]
+        for t, target in enumerate(uncounted):
+            target.by_range = [int(row[t]) for row in counts]
+    _deal(members, targets, unsure)
 
 
 def _targets(keep: Sequence[Any], kept: Kept, size: int) -> list[Target]:
@@ -118,116 +126,152 @@ def _targets(keep: Sequence[Any], kept: Kept, size: int) -> list[Target]:
     return targets
 
 
-def _magnitudes(member: Fused, start: int, count: int) -> NumpyArray:
-    """Of each model, the bits of |task vector| in a stretch of a tensor."""
-    out = np.empty((member.count, count), np.uint32)
-    rows = _scratch.rows(len(member.codes))
-    for at, n in blocks(start, start + count):
-        for i in range(len(member.codes)):
-            member.sources.read(i, at, n, rows[i])
-        part = out if n == count else np.empty((member.count, n), np.uint32)
-        if kernels.magnitudes(
-            rows, member.codes, n, member.count, part, _scratch.tiles(member.count + 4, kernels.TILE)
-        ):
-            raise NotFiniteError
-        if part is not out:
-            out[:, at - start : at - start + n] = part
-    return out
-
-
 def _rank_in_memory(members: Sequence[Fused], targets: Sequence[Target]) -> None:
-    whole = [_magnitudes(member, 0, member.tensor.size) for member in members]
+    parts: list[NumpyArray] = []
+    for member in members:
+        rows = _scratch.rows(len(member.codes))
+        for i in range(len(member.codes)):
+            member.sources.read(i, 0, member.tensor.size, rows[i])
+        parts.append(_bits(member, rows, member.tensor.size))
     for target in targets:
-        bits = np.concatenate([part[target.model] for part in whole])
-        target.value = int(np.partition(bits, bits.size - target.rank)[bits.size - target.rank])
-        target.spare = target.rank - int(np.count_nonzero(bits > target.value))
-        target.ties = int(np.count_nonzero(bits == target.value))
+        bits = np.concatenate([part[target.model] for part in parts])
+        place = bits.size - target.rank
+        value = np.partition(bits, place)[place]
+        target.by_range = [int(np.count_nonzero(part[target.model] == value)) for part in parts if part.size]
+        target.found(int(value), target.rank - int(np.count_nonzero(bits > value)), sum(target.by_range))
 
 
 def _sample(member: Fused, size: int) -> NumpyArray:
     """Magnitudes of short stretches all over a tensor, in proportion to its share of the whole."""
     wanted = min(max(size // 64, 1 << 15), 1 << 18)
-    number = math.ceil(wanted * member.tensor.size / size / _SEGMENT)
-    step = member.tensor.size / number
+    number = math.ceil(wanted * member.tensor.size / size / _STRETCH)
+    step, length = member.tensor.size / number, min(_STRETCH, member.tensor.size)
     places = np.random.default_rng(member.tensor.size).random(number)  # so that columns are not all the same
+    starts = [min(int((i + place) * step), member.tensor.size - length) for i, place in enumerate(places)]
+    rows, most = _scratch.rows(len(member.codes)), max(BLOCK // length, 1)
     parts: list[NumpyArray] = []
-    for i, place in enumerate(places):
-        start = min(int((i + place) * step), max(member.tensor.size - _SEGMENT, 0))
-        parts.append(_magnitudes(member, start, min(_SEGMENT, member.tensor.size - start)))
+    for first in range(0, number, most):
+        chosen = starts[first : first + most]
+        for i in range(len(member.codes)):
+            width = length * member.sources.dtypes[i].itemsize
+            for place, start in enumerate(chosen):
+                member.sources.read(i, start, length, rows[i][place * width :])
+        parts.append(_bits(member, rows, len(chosen) * length))
     return np.concatenate(parts, axis=1)
 
 
+def _bits(member: Fused, rows: NumpyArray, n: int) -> NumpyArray:
+    """Of each model, the magnitudes of its task vector in a block that was read."""
+    out = np.empty((member.count, n), np.uint32)
+    if kernels.magnitudes(rows, member.codes, n, member.count, out, _scratch.tiles(member.count + 4, kernels.TILE)):
+        raise NotFiniteError
+    return out
+
+
 def _bracket(targets: Sequence[Target], sample: NumpyArray, size: int) -> None:
-    """Bits between which each target most likely lies: six standard deviations of twice a fair sample's spread."""
+    """Bits between which each target most likely lies: eight standard deviations of a fair sample to either side."""
     drawn = sample.shape[1]
     for target in targets:
         share = target.rank / size
-        middle, spread = share * drawn, 12 * math.sqrt(drawn * share * (1 - share)) + 8
+        middle, spread = share * drawn, 8 * math.sqrt(drawn * share * (1 - share)) + 8
         first, last = int(middle - spread), int(middle + spread)
         places = [place for place in (drawn - 1 - first, drawn - 1 - last) if 0 <= place < drawn]
         ordered = np.partition(sample[target.model], places) if places else sample[target.model]
-        high = int(ordered[drawn - 1 - first]) if first >= 0 else _LARGEST
-        low = int(ordered[drawn - 1 - last]) if last < drawn else 0
-        target.bracket(low, high)
+        target.high = int(ordered[drawn - 1 - first]) if first >= 0 else _LARGEST
+        target.low = int(ordered[drawn - 1 - last]) if last < drawn else 0
+        inside = np.count_nonzero((ordered >= target.low) & (ordered <= target.high))
+        target.inside = float(inside) / drawn
 
 
-class _Counter:
-    """One pass that counts near the open targets; each thread adds to counters of its own."""
+class _Collect:
+    """A pass that brings together what lies in the brackets."""
 
-    def __init__(self, models: int, targets: Sequence[Target], size: int):
+    def __init__(self, targets: Sequence[Target]):
         self.targets = targets
         self._owner = np.array([target.model for target in targets])
         self._low = np.array([target.low for target in targets], np.uint32)
-        self._shift = np.array([target.shift for target in targets], np.uint32)
-        self._width = np.array([target.width for target in targets])
-        self._models = models
-        self._dtype = np.dtype(np.uint32 if size < 1 << 32 else np.uint64)
-        self._own = threading.local()
-        self._all: list[tuple[NumpyArray, NumpyArray]] = []
+        self._high = np.array([target.high for target in targets], np.uint32)
 
-    def count(self, member: Fused, number: int) -> None:
-        """Count a range."""
-        if not hasattr(self._own, "counts"):
-            self._own.counts = _zeroed(len(self.targets), self._dtype), np.zeros(len(self.targets), np.int64)
-            self._all.append(self._own.counts)
-        counts, above = self._own.counts
-        tiles, sizes = _scratch.tiles(self._models + 4, kernels.TILE), np.empty(kernels.TILE, np.uint32)
+    def range(self, member: Fused, number: int) -> Any:
+        """Of each target how many values of a range are beyond its bracket, and those that are inside."""
+        above, inside = np.zeros(len(self.targets), np.int64), [[] for _ in self.targets]
+
+        def take(near: NumpyArray, filled: NumpyArray) -> None:
+            for t, values in enumerate(inside):
+                values.append(near[t][: filled[t]].copy())
+
+        self.scan(member, number, above, take)
+        return above, [np.concatenate(values) for values in inside]
+
+    def scan(
+        self, member: Fused, number: int, above: NumpyArray, take: Callable[[NumpyArray, NumpyArray], None]
+    ) -> None:
+        """Go through a range; `take` is handed what lies in the brackets, block by block."""
+        near, sizes = _scratch.near(len(self.targets)), _scratch.sizes(kernels.TILE)
 
         def block(raw: NumpyArray, n: int, _keep: Any, _at: int) -> int:
-            return kernels.histogram(
-                raw, member.codes, n, self._models, self._owner, self._low, self._shift, self._width, counts, above, sizes,
-                tiles,
+            filled = np.zeros(len(self.targets), np.int64)
+            odd = kernels.collect(
+                raw, member.codes, n, member.count, self._owner, self._low, self._high, near, filled, above, sizes,
+                _scratch.tiles(member.count + 4, kernels.TILE),
             )  # fmt: skip
+            take(near, filled)
+            return odd
 
         member.scan(number, block)
 
-    def finish(self) -> None:
-        """Add the threads' counts up, narrow the targets, and give the counters back."""
-        (total, beyond), *others = self._all
-        for counts, above in others:
-            beyond += above
-            for t, width in enumerate(self._width):
-                total[t][:width] += counts[t][:width]
+    def finish(self, results: Sequence[Any]) -> None:
+        """Find the values, and how many of each range equal them."""
+        above = sum(beyond for beyond, _ in results)
         for t, target in enumerate(self.targets):
-            target.narrow(total[t][: target.width], int(beyond[t]))
-        for counts, _ in self._all:
-            for t, width in enumerate(self._width):
-                counts[t][:width] = 0
-            _spare.append(counts)
+            parts = [inside[t] for _, inside in results]
+            values = np.concatenate(parts)
+            if target.missed(int(above[t]), values.size):
+                continue
+            place = values.size - (target.rank - int(above[t]))
+            value = np.partition(values, place)[place]
+            target.by_range = [int(np.count_nonzero(part == value)) for part in parts]
+            larger = int(above[t]) + int(np.count_nonzero(values > value))
+            target.found(int(value), target.rank - larger, sum(target.by_range))
 
 
-#: Counters that are zero and wait to be used again: making new ones costs more than counting.
-_spare: list[NumpyArray] = []
+class _Count(_Collect):
+    """A pass that counts what lies in the brackets: its memory does not depend on how much that is."""
 
+    def __init__(self, targets: Sequence[Target], size: int):
+        super().__init__(targets)
+        self._dtype = np.uint32 if size < 1 << 32 else np.uint64
+        self._own = threading.local()
+        self._all: list[NumpyArray] = []
 
-def _zeroed(number: int, dtype: np.dtype[Any]) -> NumpyArray:
-    try:
-        found = _spare.pop()
-    except IndexError:
-        found = None
-    if found is None or len(found) < number or found.dtype != dtype:
-        found = np.zeros((number, _COUNTERS), dtype)
-    return found
+    def range(self, member: Fused, number: int) -> Any:
+        """Of each target how many values of a range are beyond its bracket; those inside are added to counters."""
+        if not hasattr(self._own, "counts"):  # each thread has its own
+            self._own.counts = np.zeros((len(self.targets), _COUNTERS), self._dtype)
+            self._all.append(self._own.counts)
+        counts, above = self._own.counts, np.zeros(len(self.targets), np.int64)
+
+        def take(near: NumpyArray, filled: NumpyArray) -> None:
+            for t, target in enumerate(self.targets):
+                kernels.scatter(near[t][: filled[t]], np.uint32(target.low), np.uint32(target.shift), counts[t])
+
+        self.scan(member, number, above, take)
+        return above
+
+    def finish(self, results: Sequence[Any]) -> None:
+        """Find the values, or narrower brackets around them."""
+        above, counts = sum(results), sum(self._all)
+        for t, target in enumerate(self.targets):
+            bucket, before = kernels.find(counts[t], target.rank - int(above[t]))
+            if target.missed(int(above[t]), before if bucket < 0 else target.rank):
+                continue
+            shift, ties = target.shift, int(counts[t][bucket])
+            low = target.low + (bucket << shift)
+            if shift:
+                target.low, target.high = low, min(low + (1 << shift) - 1, target.high)
+                target.inside = 0.0 if ties < 1 << 20 else 1.0
+            else:
+                target.found(low, target.rank - int(above[t]) - before, ties)
 
 
 def _ties(member: Fused, number: int, targets: Sequence[Target]) -> NumpyArray:
@@ -247,9 +291,7 @@ def _ties(member: Fused, number: int, targets: Sequence[Target]) -> NumpyArray:
     return result
 
 
-def _deal(
-    members: Sequence[Fused], targets: Sequence[Target], unsure: Sequence[Target], counts: Sequence[NumpyArray]
-) -> None:
+def _deal(members: Sequence[Fused], targets: Sequence[Target], unsure: Sequence[Target]) -> None:
     """Write thresholds into `kept`, and deal the ties that are meant to ranges in order."""
     kept = members[0].kept
     for target in targets:
@@ -263,7 +305,7 @@ def _deal(
             for target in targets:
                 left[target.model, int(target.top)] = _ALL_TIES
             if unsure:
-                share = np.minimum(spare, counts[place])
+                share = np.minimum(spare, [target.by_range[place] for target in unsure if target.by_range is not None])
                 spare = spare - share
                 for t, target in enumerate(unsure):
                     left[target.model, int(target.top)] = share[t]

@@ -79,6 +79,14 @@ class Scratch(threading.local):
         """A row for the output."""
         return self._at_least("out", 1, BLOCK * 8, np.uint8)[0]
 
+    def near(self, count: int) -> NumpyArray:
+        """Rows of uint32 that hold a block and one more."""
+        return self._at_least("near", count, BLOCK + 1, np.uint32)
+
+    def sizes(self, width: int) -> NumpyArray:
+        """A tile of uint32."""
+        return self._at_least("sizes", 1, width, np.uint32)[0]
+
     def tiles(self, count: int, width: int) -> NumpyArray:
         """Tiles of float32."""
         return self._at_least("tiles", count, width, np.float32)

@@ -18,11 +18,12 @@ from modelwright.tensors.kernels._jit import uncached as uncached
 from modelwright.tensors.kernels._statistics import (
     BLOCK as BLOCK,
     LANES as LANES,
+    collect as collect,
     find as find,
     gram as gram,
-    histogram as histogram,
     lengths as lengths,
     magnitudes as magnitudes,
     net_sign as net_sign,
+    scatter as scatter,
     ties as ties,
 )

@@ -192,20 +192,24 @@ def _above(bits: Any, most: Any) -> Any:
 
 
 @kernel
-def _scatter(bits: Any, low: Any, shift: Any, counts: Any) -> None:
-    width = np.uint32(len(counts))
+def _near(bits: Any, low: Any, high: Any, out: Any, at: int) -> Any:
+    """Copy what lies in [low, high] to `out` from place `at` on, one after the other; the place after the last.
+
+    Without a branch: one that is taken at random costs more than all the rest.
+    """
+    span = np.uint32(high - low)
     for i in range(len(bits)):
-        place = (bits[i] - low) >> shift  # below `low` it wraps around to a large number
-        if place < width:
-            counts[place] += 1
+        out[at] = bits[i]
+        at += np.uint32(bits[i] - low) <= span  # below `low` it wraps around to a large number
+    return at
 
 
 @kernel
-def histogram(
-    raw: Any, codes: Any, n: int, count: int, owner: Any, low: Any, shift: Any, width: Any, counts: Any, above: Any,
+def collect(
+    raw: Any, codes: Any, n: int, count: int, owner: Any, low: Any, high: Any, out: Any, filled: Any, above: Any,
     sizes: Any, tiles: Any,
 ) -> Any:  # fmt: skip
-    """Count magnitudes of task vectors near the thresholds that are looked for.
+    """Bring together the magnitudes of task vectors that are near the thresholds that are looked for.
 
     Args:
         raw: Rows of bytes: `count` models, then the base.
@@ -213,11 +217,11 @@ def histogram(
         n: Elements.
         count: Models.
         owner: For each threshold which model it is of, in rising order.
-        low: For each the bits where its counters start.
-        shift: For each how many low bits a counter ignores.
-        width: For each the number of its counters.
-        counts: For the result, added to: (thresholds, counters).
-        above: For the result, added to: how many are beyond the last counter.
+        low: For each the least bits that are near.
+        high: For each the greatest.
+        out: For the result: (thresholds, room for n + 1) uint32.
+        filled: For each how many are there, updated.
+        above: For each how many are beyond `high`, added to.
         sizes: Scratch of TILE uint32.
         tiles: Scratch of (count + 4, TILE) float32.
 
@@ -228,6 +232,7 @@ def histogram(
     base, x = tiles[count + 3], tiles[0]
     for at in range(0, n, TILE):
         size = min(TILE, n - at)
+        bits = sizes[:size]
         if widen(raw[count], codes[count], at, base[:size]):
             found = 1
         t = 0
@@ -236,14 +241,19 @@ def histogram(
                 found = 1
             if t == len(owner) or owner[t] != i:
                 continue
-            bits = sizes[:size]
             _distance(x[:size], base[:size], bits)
             while t < len(owner) and owner[t] == i:
-                most = np.uint64(low[t]) + (np.uint64(width[t]) << np.uint64(shift[t])) - np.uint64(1)
-                above[t] += _above(bits, np.uint32(min(most, np.uint64(0xFFFFFFFF))))
-                _scatter(bits, low[t], shift[t], counts[t][: width[t]])
+                above[t] += _above(bits, high[t])
+                filled[t] = _near(bits, low[t], high[t], out[t], filled[t])
                 t += 1
     return found
+
+
+@kernel
+def scatter(bits: Any, low: Any, shift: Any, counts: Any) -> None:
+    """Count bits from `low` on, those that differ in no more than `shift` low bits together."""
+    for i in range(len(bits)):
+        counts[np.uint32(bits[i] - low) >> shift] += 1
 
 
 @kernel
