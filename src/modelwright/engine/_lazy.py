@@ -8,7 +8,8 @@ from typing import Any
 
 from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef
 from modelwright.engine._merge import Merge
-from modelwright.engine._run import Options, survey
+from modelwright.engine._run import Options
+from modelwright.engine._work import run_programs
 from modelwright.recipe import Plan, PlannedTensor
 
 
@@ -39,7 +40,8 @@ class _Run:
         with self._lock:
             if self._merge is None:
                 merge = self.options.merge(self.plan)
-                survey(merge, self.options)
+                for _, _, program in merge.survey():
+                    run_programs([program], self.options.workers, lambda: None)
                 self._merge = merge
             return self._merge
 

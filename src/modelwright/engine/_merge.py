@@ -179,10 +179,10 @@ class Merge:
         from modelwright.engine._fused import Fused, NotFiniteError
         from modelwright.engine._ranks import find_thresholds
 
-        member = self._known.get(tensor.name)
+        known = self._known.get(tensor.name)
+        member = known or Fused(tensor, lowered, sources, self.plan.recipe.seed)
         try:
-            if member is None:
-                member = Fused(tensor, lowered, sources, self.plan.recipe.seed)
+            if known is None:
                 yield from find_thresholds([member])
             yield from member.decide()
         except NotFiniteError:

@@ -228,11 +228,10 @@ class _Collect:
             values = np.concatenate(parts)
             if target.missed(int(above[t]), values.size):
                 continue
-            place = values.size - (target.rank - int(above[t]))
-            value = np.partition(values, place)[place]
-            target.by_range = [int(np.count_nonzero(part == value)) for part in parts]
-            larger = int(above[t]) + int(np.count_nonzero(values > value))
-            target.found(int(value), target.rank - larger, sum(target.by_range))
+            value, larger, ties = kernels.select(values, target.rank - int(above[t]), np.empty_like(values))
+            if larger + ties > target.rank - int(above[t]):
+                target.by_range = [int(kernels.count_equal(part, np.uint32(value))) for part in parts]
+            target.found(int(value), target.rank - int(above[t]) - int(larger), int(ties))
 
 
 class _Count(_Collect):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
-from typing import Any, Literal
+from typing import Literal
 
 from modelwright.checkpoint import Shard, index_json
 from modelwright.engine._card import card_text
@@ -17,10 +17,10 @@ from modelwright.engine._identity import changed_inputs, identity
 from modelwright.engine._journal import Journal
 from modelwright.engine._manifest import file_hashes, manifest_json
 from modelwright.engine._merge import WORTH, Findings, Merge
-from modelwright.engine._output import WeightFiles
+from modelwright.engine._output import Output, WeightFiles
 from modelwright.engine._sources import ranges
 from modelwright.engine._whole import torch_for
-from modelwright.engine._work import run_programs
+from modelwright.engine._work import Program, run_programs
 from modelwright.errors import InputError, RunError
 from modelwright.recipe import Plan
 
@@ -155,7 +155,7 @@ def _merged(
 
 def run_merge(
     merge: Merge,
-    output: Any,
+    output: Output,
     options: Options,
     journal: Journal | None = None,
     skip: Mapping[int, set[int]] | None = None,
@@ -163,7 +163,7 @@ def run_merge(
     """Find out what has to be known of the whole model, then merge every tensor that is not skipped."""
     plan = merge.plan
 
-    def pass_of(what: str, programs: Any, total: int) -> None:
+    def pass_of(what: str, programs: Iterable[Program], total: int) -> None:
         begun = merge.findings.bytes_done
 
         def tick() -> None:
@@ -172,19 +172,12 @@ def run_merge(
 
         run_programs(programs, options.workers, tick)
 
-    survey(merge, options, pass_of)
-    sizes = {index: tensor.size for index, tensor in enumerate(plan.tensors)}
+    for what, whole, program in merge.survey():
+        pass_of(what, [program], whole)
     done = sum(len(numbers) for numbers in (skip or {}).values())
-    whole = sum(len(ranges(size)) for size in sizes.values())
+    whole = sum(len(ranges(tensor.size)) for tensor in plan.tensors)
     total = plan.bytes_in * (whole - done) // max(whole, 1)
     pass_of("merging", merge.programs(output, journal, skip), total)
-
-
-def survey(merge: Merge, options: Options, pass_of: Callable[[str, Any, int], None] | None = None) -> None:
-    """The passes over the whole model that come first."""
-    run = pass_of or (lambda _what, programs, _total: run_programs(programs, options.workers, lambda: None))
-    for what, total, program in merge.survey():
-        run(what, [program], total)
 
 
 def check_out(plan: Plan, out: Path, options: Options, also: int = 0) -> None:

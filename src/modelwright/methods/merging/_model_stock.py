@@ -83,7 +83,7 @@ def _lower(p: Mapping[str, Any], shape: Shape) -> Lowered | None:
 
     def coefficients(gram: Gram) -> Coefficients:
         t = np.float32(_ratio(gram, shape.models))
-        return Coefficients(ones, scale=t, base=np.float32(1) - t)
+        return Coefficients(ones, scale=float(t), base=float(np.float32(1) - t))
 
     ones = [1.0] * shape.models
     pairs = [(i, j) for i in range(shape.models) for j in range(i, shape.models)]

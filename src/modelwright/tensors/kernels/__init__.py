@@ -19,11 +19,13 @@ from modelwright.tensors.kernels._statistics import (
     BLOCK as BLOCK,
     LANES as LANES,
     collect as collect,
+    count_equal as count_equal,
     find as find,
     gram as gram,
     lengths as lengths,
     magnitudes as magnitudes,
     net_sign as net_sign,
     scatter as scatter,
+    select as select,
     ties as ties,
 )

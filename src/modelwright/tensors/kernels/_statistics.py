@@ -269,6 +269,49 @@ def find(counts: Any, rank: int) -> Any:
 
 
 @kernel
+def select(values: Any, rank: int, room: Any) -> Any:
+    """The rank-th largest of some bits, from 1; how many are larger, and how many equal it.
+
+    Args:
+        values: At least `rank` numbers.
+        rank: Which.
+        room: Scratch, as long as the values.
+    """
+    counts = np.zeros(4096, np.int64)
+    larger, n = 0, len(values)
+    source = values
+    while True:
+        low, high = source[0], source[0]
+        for i in range(n):
+            low, high = min(low, source[i]), max(high, source[i])
+        shift = np.uint32(0)
+        while ((high - low) >> shift) >= 4096:
+            shift += np.uint32(1)
+        counts[:] = 0
+        for i in range(n):
+            counts[(source[i] - low) >> shift] += 1
+        bucket, before = find(counts, rank - larger)
+        larger += before
+        if shift == 0:
+            return np.int64(low) + bucket, larger, counts[bucket]
+        kept = 0
+        for i in range(n):  # writes stay behind reads, so that the second round may work in place
+            value = source[i]
+            room[kept] = value
+            kept += ((value - low) >> shift) == bucket
+        n, source = kept, room
+
+
+@kernel
+def count_equal(bits: Any, wanted: Any) -> Any:
+    """How many of some bits are these."""
+    count = 0
+    for i in range(len(bits)):
+        count += bits[i] == wanted
+    return count
+
+
+@kernel
 def ties(raw: Any, codes: Any, n: int, count: int, owner: Any, wanted: Any, counts: Any, tiles: Any) -> Any:
     """How many magnitudes equal each threshold, added to `counts`; 1 if an input is not finite."""
     found = 0
