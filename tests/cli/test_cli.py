@@ -563,6 +563,6 @@ def test_a_failed_run_is_json_too(
     def fail(*_: object) -> None:
         raise RunError("the disk is gone")
 
-    monkeypatch.setattr(_run, "model_facts", fail)
+    monkeypatch.setattr(_run, "run_merge", fail)
     code, out, _ = said("merge", "recipe.yml", "-o", "out", "--json")
     assert (code, json.loads(out)["problems"][0]["what"]) == (1, "the disk is gone")

@@ -19,7 +19,7 @@ import pytest
 
 import modelwright as mw
 import tiny_folders as tiny
-from modelwright.engine import _folder, _run
+from modelwright.engine import _folder, _output
 
 HEAD = "lm_head.weight"
 RECIPE = "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
@@ -191,7 +191,7 @@ def test_input_that_is_not_finite(bad: float, here: Path) -> None:
     weights = tiny.arrays(2)
     weights[HEAD][1, 2:4] = bad
     tiny.write(here / "b", weights, tiny.config())
-    message = f"'{HEAD}' of b holds 2 values that are NaN or infinite. A merge would spread them: mend or replace the checkpoint."
+    message = f"'{HEAD}' of b holds 2 values that are NaN or infinite. A merge would spread them: mend or replace the checkpoint, or pass --allow-nonfinite."
     refused(message)
 
 
@@ -260,7 +260,7 @@ def test_a_write_that_fails_leaves_the_old_output(here: Path, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_run, "_write_at", full)
+    monkeypatch.setattr(_output, "_write", full)
     with pytest.raises(mw.RunError) as found:
         mw.merge("recipe.yml").save("out", overwrite=True)
     assert str(found.value) == "writing 'out' failed: No space left on device. Nothing was kept."
@@ -314,13 +314,13 @@ def test_an_overwrite_killed_at_any_rename_is_mended(moment: str, here: Path, mo
 
 SLOW = """
 import sys, time
-from modelwright.engine import _run
-original = _run.compute
+from modelwright.engine import _merge
+original = _merge.compute
 def slow(plan, tensor, *rest):
     print("computing", tensor.name, flush=True)
     time.sleep(0.25)
     return original(plan, tensor, *rest)
-_run.compute = slow
+_merge.compute = slow
 from modelwright.cli import main
 sys.argv = ["mw", *sys.argv[1:]]
 main()

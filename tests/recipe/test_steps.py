@@ -46,13 +46,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The methods of the merges that are really run, in order."""
     found: list[str] = []
-    original = _run.model_facts
+    original = _run.run_merge
 
-    def counted(plan, options):  # type: ignore[no-untyped-def]
-        found.append(plan.method.name)
-        return original(plan, options)
+    def counted(merge, *rest):  # type: ignore[no-untyped-def]
+        found.append(merge.plan.method.name)
+        return original(merge, *rest)
 
-    monkeypatch.setattr(_run, "model_facts", counted)
+    monkeypatch.setattr(_run, "run_merge", counted)
     return found
 
 
