@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from modelwright.architectures import is_mapping
+from modelwright.architectures import is_mapping, is_text
 from modelwright.checkpoint._checkpoint import Checkpoint
 from modelwright.checkpoint._files import Folder, from_file, from_folder
 from modelwright.checkpoint._memory import from_mapping, from_module
@@ -34,7 +34,6 @@ def open(ref: Any, *, folder: str | Path | None = None, label: str | None = None
 
     Raises:
         InputError: It does not exist, is damaged, is quantised, or holds something other than tensors.
-        MissingExtraError: It needs torch, which is not installed.
 
     Example:
         >>> import numpy as np
@@ -60,6 +59,8 @@ def _is_path(ref: object) -> TypeGuard[str | os.PathLike[str]]:
 
 
 def _open_text(text: str, folder: Path, label: str) -> Checkpoint:
+    if not is_text(text):
+        raise InputError(f"the path '{text}' is not UTF-8, and would stand in the manifest", "Rename it.")
     path = _existing(text, folder)
     if path is not None:
         opened = from_folder(Folder(path), label) if path.is_dir() else from_file(path, label)
