@@ -10,10 +10,34 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+#: Characters of one message; names in files can be as long as the file.
+_LONGEST = 4000
+
+
+def printable(text: str) -> str:
+    """The text as any terminal and any file may have it.
+
+    Names come from files that others wrote. Control characters in them could rewrite the screen, and other marks turn
+    the reading direction; they are shown as escapes, and so is half a surrogate pair, which cannot be encoded.
+    """
+    return _shortened("".join(c if c.isprintable() else _escape(c) for c in _shortened(text)))
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _shortened(text: str) -> str:
+    """At most `_LONGEST` characters, so that doing it twice changes nothing."""
+    if len(text) <= _LONGEST:
+        return text
+    side = _LONGEST // 2 - 50
+    return f"{text[:side]} [{len(text) - 2 * side:,} characters left out] {text[-side:]}"
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with the input.
+    """One thing that is wrong with the input; every text is kept `printable`.
 
     Attributes:
         what: The rule and what was found: `density must be in [0, 1], got 20`.
@@ -24,6 +48,10 @@ class Problem:
     what: str
     mend: str = ""
     where: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("what", "mend", "where"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
         text = self.what.rstrip(".") + "."
@@ -66,14 +94,14 @@ class RunError(RuntimeError):
     """
 
     def __init__(self, text: str, *, resumable: bool = False):
-        super().__init__(text)
+        super().__init__(printable(text))
         self.resumable = resumable
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 12) -> str:
     """`Did you mean 'density'? ` for a near miss, and always the list of what is valid, up to `most`."""
     options = sorted(known)
-    close = difflib.get_close_matches(str(word), options, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(word)[:100], options, n=1, cutoff=0.6)  # comparing takes length squared
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Valid: {listing(options, most)}."
 

@@ -150,7 +150,12 @@ def test_index_without_map(tmp_path: Path, value: Any) -> None:
     [
         ("[1]", "must hold a JSON object, got list."),
         ("{", "is not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))."),
-        ("[" * 100_000, "is not valid JSON (maximum recursion depth exceeded"),
+        ("[" * 100_000, "is not valid JSON (it is nested more than 100 levels deep)."),
+        ('{"a": ' + "[" * 100 + "]" * 100 + "}", "is not valid JSON (it is nested more than 100 levels deep)."),
+        (
+            '{"a": ' + "9" * 5000 + "}",
+            "is not valid JSON (Exceeds the limit (4300 digits) for integer string conversion",
+        ),
         ("\ufeff{}", "is not valid JSON (Unexpected UTF-8 BOM"),
     ],
 )

@@ -296,16 +296,12 @@ def test_without_torch(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['torch'] = None\n"
         "import modelwright.checkpoint as mc\n"
-        "import numpy as np\n"
-        "opened = mc.open({'a': np.ones(2)})\n"
-        "for call in (lambda: mc.open('m.bin'), opened.state_dict):\n"
-        "    try: call()\n"
-        "    except mc._open.InputError as error: print(type(error).__name__, error)\n"
+        "opened = mc.open('m.bin')\n"
+        "print(opened['a'].read())\n"
+        "try: opened.state_dict()\n"
+        "except mc._open.InputError as error: print(type(error).__name__, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     mend = "needs the package 'torch', which is not installed. Install the extra: pip install \"modelwright[torch]\"."
-    assert done.stdout.splitlines() == [
-        f"MissingExtraError reading m.bin {mend}",
-        f"MissingExtraError state_dict() {mend}",
-    ]
+    assert done.stdout.splitlines() == ["[1.]", f"MissingExtraError state_dict() {mend}"]
     assert issubclass(MissingExtraError, InputError)

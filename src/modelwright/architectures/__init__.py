@@ -5,7 +5,13 @@ No list of supported architectures: everything here is read from tensor names an
 
 from modelwright.architectures._buffers import is_computed as is_computed
 from modelwright.architectures._ends import comes_after_layers as comes_after_layers
-from modelwright.architectures._json import is_list as is_list, is_mapping as is_mapping, is_table as is_table
+from modelwright.architectures._json import (
+    is_list as is_list,
+    is_mapping as is_mapping,
+    is_table as is_table,
+    is_text as is_text,
+    level as level,
+)
 from modelwright.architectures._layers import (
     Layout as Layout,
     Place as Place,

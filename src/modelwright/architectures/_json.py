@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def is_table(value: object) -> TypeGuard[dict[str, Any]]:
@@ -19,6 +22,11 @@ def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
 def is_list(value: object) -> TypeGuard[list[Any]]:
     """Whether a value from JSON is a list."""
     return isinstance(value, list)
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is text that can be encoded: JSON can spell half of a surrogate pair; no file can hold it."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
 
 
 def level(config: Mapping[str, Any] | None, *path: str) -> Mapping[str, Any]:

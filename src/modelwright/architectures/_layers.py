@@ -10,20 +10,21 @@ from typing import Any
 
 from modelwright.architectures._json import is_list, level
 
+#: Numbers have nine digits at most: longer ones number no layer, and of 4300 digits Python makes no int.
 #: Two numbers make one depth: `stages.1.blocks.2`, `layers.1.blocks.2`, `encoder.stages.0.layers.1`, `layer3.0`.
 _NESTED = (
-    re.compile(r"^((?:.*[./])?stages?)\.(\d+)\.((?:blocks?|layers?)\.)(\d+)\.(.+)$"),
-    re.compile(r"^((?:.*[./])?layers)\.(\d+)\.(blocks\.)(\d+)\.(.+)$"),
-    re.compile(r"^((?:.*[./])?layer)(\d+)(\.)(\d+)\.(.+)$"),
+    re.compile(r"^((?:.*[./])?stages?)\.(\d{1,9})\.((?:blocks?|layers?)\.)(\d{1,9})\.(.+)$"),
+    re.compile(r"^((?:.*[./])?layers)\.(\d{1,9})\.(blocks\.)(\d{1,9})\.(.+)$"),
+    re.compile(r"^((?:.*[./])?layer)(\d{1,9})(\.)(\d{1,9})\.(.+)$"),
 )
 #: Words that a number after them makes a layer of; the first such number in a name counts (so experts do not).
 _CONTAINERS = (
     "layers|layer|h|blocks|block|stages|stage|resblocks|encoder_layers|decoder_layers|conv_layers|transformer_blocks|"
     "down_blocks|up_blocks|blk|single_transformer_blocks|layer_groups|hidden_layers|groups|layer_module"
 )
-_NUMBERED = re.compile(rf"^((?:.*?[./])??(?:{_CONTAINERS}))\.(\d+)\.(.+)$")
+_NUMBERED = re.compile(rf"^((?:.*?[./])??(?:{_CONTAINERS}))\.(\d{{1,9}})\.(.+)$")
 #: For models with none of these words, such as a bare nn.Sequential: the first number.
-_ANY_NUMBER = re.compile(r"^(?:(.*?)\.)?(\d+)\.(.+)$")
+_ANY_NUMBER = re.compile(r"^(?:(.*?)\.)?(\d{1,9})\.(.+)$")
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,8 @@ def _joined_indices(own: list[Any], key: str, path: tuple[str, ...], sources: _S
     first = 0
     for config, start, stop in sources:
         value = level(config, *path).get(key)
-        entries += [first + i - start for i in (value if is_list(value) else own) if start <= i < stop]
+        entries += [
+            first + i - start for i in (value if is_list(value) else own) if type(i) is int and start <= i < stop
+        ]
         first += stop - start
     return entries

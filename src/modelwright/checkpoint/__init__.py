@@ -1,7 +1,6 @@
 """Checkpoints: readers, the sharded writer, the Hub, object stores."""
 
 from modelwright.checkpoint._checkpoint import Checkpoint as Checkpoint, Part as Part
-from modelwright.checkpoint._files import read_json as read_json
 from modelwright.checkpoint._fsspec import Stamp as Stamp, is_url as is_url, plain_path as plain_path
 from modelwright.checkpoint._gguf import quantisation_error as quantisation_error
 from modelwright.checkpoint._gguf_output import write_gguf as write_gguf
@@ -14,3 +13,4 @@ from modelwright.checkpoint._refs import (
 )
 from modelwright.checkpoint._safetensors import Shard as Shard, index_json as index_json, lay_out as lay_out
 from modelwright.checkpoint._store import RemoteFolder as RemoteFolder
+from modelwright.checkpoint._untrusted import read_json as read_json, read_small as read_small

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from modelwright.architectures import is_table
 from modelwright.checkpoint._checkpoint import Checkpoint
-from modelwright.checkpoint._files import from_file, read_json
+from modelwright.checkpoint._files import from_file
 from modelwright.checkpoint._refs import NumpyArray, TensorRef
+from modelwright.checkpoint._untrusted import read_json
 from modelwright.errors import InputError, Problem, listing
 
 _PLAIN = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight$")
@@ -40,6 +43,19 @@ _OTHER_KINDS = {
     "velora_config": "uses VeLoRA",
     "monteclora_config": "uses MonteCLoRA",
 }
+#: Leading words that module paths may have more or fewer of than the names of tensors.
+_MOST_DROPPED = 32
+_MOST_ALPHA = 1e9
+#: A key of alpha_pattern that is a name. Its dots match any character for peft; names that differ in these only are none.
+_PLAIN_KEY = re.compile(r"[\w.-]+")
+#: Python's matcher goes back over every combination of choices: for a repeated group and for many groups exponentially
+#: many, for k repeats in a name of n letters n^k. Digits up to a dot are no choice.
+_REPEAT = re.compile(r"[*+?{]")
+_NO_CHOICE = re.compile(r"(\\d|\[0-9\])[*+]\\\.")
+_REPEATED_GROUP = re.compile(r"\)[*+?{]|\(\?|\\\d")
+_MOST_REPEATS, _MOST_GROUPS, _MOST_EXPRESSIONS = 2, 3, 20
+_LONGEST_MATCHED = 300
+_COPY = "Copy or download the adapter again."
 
 
 @dataclass(frozen=True)
@@ -76,13 +92,15 @@ def with_adapter(model: Checkpoint, folder: Path, label: str) -> Checkpoint:
     pairs = _pairs(folder, model)
     _check_fit(folder, pairs, model)
     square = _square_transposed(pairs, model, config)
+    scales = _scales(folder / "adapter_config.json", config, pairs)
     tensors = dict(model)
     for pair in pairs:
         ref = tensors[pair.target]
         transposed = not pair.fits(ref.shape, False) or (square and pair.fits(ref.shape, True))
-        total = _Sum(pair.base or ref, pair, _scale(config, pair.module, pair.down.shape[0]), transposed)
+        total = _Sum(pair.base or ref, pair, scales[pair.module], transposed)
         tensors[pair.target] = TensorRef(ref.dtype, ref.shape, total, ref.source)
-    notes = [f"{label}: LoRA of rank {config.get('r')} added to {len(pairs)} tensors"]
+    ranks = listing(sorted({pair.down.shape[0] for pair in pairs}))
+    notes = [f"{label}: LoRA of rank {ranks} added to {len(pairs)} tensors"]
     if own := [pair.target for pair in pairs if pair.base]:
         notes.append(f"{label}: the adapter brings its own {listing(own)}")
     return Checkpoint(
@@ -208,20 +226,75 @@ def _endings(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _shortened(name: str) -> Iterator[str]:
-    """`b.c` and `c` for `a.b.c`."""
-    while "." in name:
-        name = name.partition(".")[2]
-        yield name
+    """`b.c` and `c` for `a.b.c`; of a name of a million words only the first ones are dropped."""
+    words = name.split(".", _MOST_DROPPED)
+    for i in range(1, len(words)):
+        yield ".".join(words[i:])
 
 
-def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """Alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; alpha may differ by module."""
-    alphas = [_pattern(config.get("alpha_pattern"), module), config.get("lora_alpha"), 8]  # 8: peft's default
-    alpha = float(next(alpha for alpha in alphas if alpha is not None))
-    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+def _scales(file: Path, config: Mapping[str, Any], pairs: Iterable[_Pair]) -> dict[str, float]:
+    """For each module alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; alpha may differ by module."""
+    default = config.get("lora_alpha")
+    alphas = _AlphaPattern(file, config.get("alpha_pattern"))
+    scales: dict[str, float] = {}
+    for pair in pairs:
+        rank = pair.down.shape[0]
+        if rank == 0:
+            raise InputError(f"{file.parent}: '{pair.module}' of the adapter has rank 0", "Train it again.")
+        alpha = alphas.find(pair.module)
+        alpha = alpha if alpha is not None else 8 if default is None else default  # 8: peft's default
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < _MOST_ALPHA:
+            raise InputError(
+                f"{file}: alpha must be a number below {_MOST_ALPHA:g}, got {alpha!r} for '{pair.module}'", _COPY
+            )
+        scales[pair.module] = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    return scales
 
 
-def _pattern(table: Any, module: str) -> Any:
-    """A peft pattern table: keys are module suffixes or regular expressions; the first that matches counts."""
-    entries = dict[str, Any](table or {})
-    return next((value for key, value in entries.items() if re.match(rf"(.*\.)?({key})$", module)), None)
+class _AlphaPattern:
+    """peft's `alpha_pattern`: keys are module suffixes or regular expressions; the first that matches counts.
+
+    Raises:
+        InputError: It is no table, or an expression in it is invalid or could take for ever to match.
+    """
+
+    def __init__(self, file: Path, table: Any):
+        if table is not None and not is_table(table):
+            raise InputError(f"{file}: alpha_pattern must be a table, got {type(table).__name__}", _COPY)
+        self._plain: dict[str, tuple[int, Any]] = {}
+        self._expressions: list[tuple[int, re.Pattern[str], Any]] = []
+        for place, (key, value) in enumerate((table or {}).items()):
+            if _PLAIN_KEY.fullmatch(key):
+                self._plain[key] = place, value
+            else:
+                self._expressions.append((place, _expression(file, key), value))
+        if len(self._expressions) > _MOST_EXPRESSIONS:
+            raise InputError(
+                f"{file}: alpha_pattern has {len(self._expressions)} regular expressions, more than {_MOST_EXPRESSIONS}",
+                "Write names of modules.",
+            )
+
+    def find(self, module: str) -> Any:
+        """The value for a module; None where there is none."""
+        found = [self._plain[name] for name in (module, *_shortened(module)) if name in self._plain]
+        if self._expressions and len(module) <= _LONGEST_MATCHED:
+            found += [(place, value) for place, key, value in self._expressions if key.match(module)]
+        return min(found, key=lambda entry: entry[0], default=(0, None))[1]
+
+
+def _expression(file: Path, key: str) -> re.Pattern[str]:
+    """A key as the expression that peft makes of it, unless matching it could take for ever."""
+    repeats, groups = len(_REPEAT.findall(_NO_CHOICE.sub("", key))), key.count("(")
+    if _REPEATED_GROUP.search(key) or repeats > _MOST_REPEATS or groups > _MOST_GROUPS or len(key) > 1000:
+        raise InputError(
+            f"{file}: matching '{key}' of alpha_pattern could take for ever",
+            f"Write names of modules, or expressions with {_MOST_REPEATS} repeats (* + ? {{}}), {_MOST_GROUPS} groups and "
+            "no repeated group at most.",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what may mean something else in a later Python
+            re.compile(key)
+            return re.compile(rf"(.*\.)?({key})$")
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(f"{file}: '{key}' of alpha_pattern is no regular expression ({error})", _COPY) from None

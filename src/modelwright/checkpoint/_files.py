@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from modelwright.architectures import is_list, is_table, unsupported_quantization
+from modelwright.architectures import is_list, is_table, is_text, unsupported_quantization
 from modelwright.checkpoint._checkpoint import Checkpoint, Part
 from modelwright.checkpoint._dequantize import dequantized, without_quantization
 from modelwright.checkpoint._gguf import gguf_parts, read_gguf
 from modelwright.checkpoint._refs import TensorRef
 from modelwright.checkpoint._safetensors import read_header
-from modelwright.errors import InputError, MissingExtraError, listing
+from modelwright.checkpoint._torch_file import read_torch_file
+from modelwright.checkpoint._untrusted import load_json, read_json
+from modelwright.errors import InputError, listing
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".th")
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".gguf")
@@ -67,18 +69,25 @@ class Folder:
 
     def has(self, file: Path) -> bool:
         """Whether it is here or elsewhere."""
-        return file.is_file() or file in self.remote
+        return file in self.remote or (os.path.lexists(file) and not file.is_dir())
 
     def names(self, root: Path) -> list[str]:
-        """The files directly in one of its folders."""
-        here = {child.name for child in root.iterdir() if child.is_file()} if root.is_dir() else set[str]()
+        """What is directly in one of its folders and no folder; pipes and dead links too, to be refused when opened."""
+        here = {child.name for child in _listed(root) if not child.is_dir()}
         return sorted(here | {file.name for file in self.remote if file.parent == root})
 
     def children(self) -> list[str]:
         """Its subfolders."""
-        here = {child.name for child in self.path.iterdir() if child.is_dir()} if self.path.is_dir() else set[str]()
+        here = {child.name for child in _listed(self.path) if child.is_dir()}
         remote = {file.relative_to(self.path).parts[0] for file in self.remote if file.parent != self.path}
         return sorted(name for name in here | remote if not name.startswith("."))
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir()) if os.path.isdir(folder) else []  # noqa: PTH112  # false for names that are too long
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror or error})") from None
 
 
 @dataclass(frozen=True)
@@ -158,15 +167,15 @@ def _roots(folder: Folder, notes: list[str]) -> list[Path]:
     """The folders of the models in it: itself, or those that a pipeline lists."""
     pipeline = folder.path / "model_index.json"
     modules = folder.path / "modules.json"
-    if pipeline.is_file():
+    if os.path.lexists(pipeline):
         names = _pipeline_parts(pipeline)
         for name in names:
             root = folder.path / name
-            if (root / "config.json").is_file() and not weight_files(folder, root).files:
+            if os.path.lexists(root / "config.json") and not weight_files(folder, root).files:
                 raise InputError(
                     f"{root} has a config.json but no weights", f"Download it again. {folder.hint}".rstrip()
                 )
-    elif modules.is_file():
+    elif os.path.lexists(modules):
         names = _sentence_parts(modules)
     else:
         return [folder.path]
@@ -180,16 +189,16 @@ def _roots(folder: Folder, notes: list[str]) -> list[Path]:
 
 def _pipeline_parts(path: Path) -> list[str]:
     """The components of a diffusers pipeline: name -> [library, class], nulls for those left away."""
-    names: list[str] = []
-    for name, value in (read_json(path) or {}).items():
-        if is_list(value) and len(value) == 2 and all(value) and not name.startswith("_"):
-            names.append(_inside(path, name))
-    return sorted(names)
+    table = load_json(path, strict=True)
+    if not is_table(table):
+        raise InputError(f"{path} must hold a JSON object, got {type(table).__name__}")
+    listed = [name for name, value in table.items() if is_list(value) and len(value) == 2 and all(value)]
+    return sorted({_inside(path, name) for name in listed if not name.startswith("_")})
 
 
 def _sentence_parts(path: Path) -> list[str]:
     """The modules of a sentence-transformers model, in their order; the path "" is the folder itself."""
-    value = _load_json(path)
+    value = load_json(path, strict=True)
     names: list[str] = []
     for entry in value if is_list(value) else [None]:
         name = entry.get("path") if is_table(entry) else None
@@ -200,10 +209,18 @@ def _sentence_parts(path: Path) -> list[str]:
 
 
 def _inside(path: Path, name: str) -> str:
+    """The name of a part in one spelling, checked to lie below its index: also where it is a link."""
+    if "\0" in name or not is_text(name):
+        raise InputError(f"{path} points to '{name}', which is no path", "Copy or download it again.")
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts:
         raise InputError(f"{path} points to '{name}', outside its folder", "Parts lie below their index.")
-    return name
+    folder, root = (Path(os.path.realpath(place)) for place in (path.parent, path.parent / pure))
+    if not root.is_relative_to(folder):
+        raise InputError(
+            f"{path} points to '{name}', a link to {root}, outside its folder", "Put the part itself there."
+        )
+    return "" if pure == PurePosixPath() else pure.as_posix()
 
 
 def weight_files(folder: Folder, root: Path) -> Weights:
@@ -263,12 +280,13 @@ def _stem(stem: str) -> str:
 
 def _indexed(folder: Folder, index: Path, stem: str) -> Weights:
     """The shards that an index names, checked to lie beside it."""
-    table = (read_json(index) or {}).get("weight_map")
+    content = load_json(index, strict=True)
+    table = content.get("weight_map") if is_table(content) else None
     if not is_table(table) or not table or not all(isinstance(name, str) for name in table.values()):
         raise InputError(f"{index} has no weight_map from tensors to files", "Copy or download the index again.")
     names = sorted(set(table.values()))
     for name in names:
-        if Path(name).name != name or "\\" in name:
+        if Path(name).name != name or name == ".." or "\\" in name:
             raise InputError(f"{index} points to '{name}', outside its folder", "Shards lie beside their index.")
     missing = [name for name in names if not folder.has(index.parent / name)]
     if missing:
@@ -340,32 +358,5 @@ def _header(folder: Folder, file: Path) -> _Header:
         return read_gguf(remote.fetch() if remote else file)
     if file.suffix not in TORCH_SUFFIXES:
         raise InputError(f"{file} is not a weight file that can be read", f"Known: {listing(WEIGHT_SUFFIXES)}.")
-    try:
-        from modelwright.checkpoint._torch import read_torch_file
-    except ModuleNotFoundError:
-        raise MissingExtraError(f"reading {file.name}", "torch", "torch") from None
-    tensors, notes = read_torch_file(remote.fetch() if remote else file)  # pickles have no header to look at
+    tensors, notes = read_torch_file(remote.fetch() if remote else file)  # they have no header at their start
     return tensors, {}, notes
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file; None where there is no file.
-
-    Raises:
-        InputError: The file is not a JSON object.
-    """
-    if not path.is_file():
-        return None
-    value = _load_json(path)
-    if not is_table(value):
-        raise InputError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _load_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error})") from None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from modelwright.architectures import is_mapping
+from modelwright.architectures import is_mapping, is_text
 from modelwright.checkpoint._checkpoint import Checkpoint
 from modelwright.checkpoint._files import Folder, from_file, from_folder
 from modelwright.checkpoint._fsspec import is_url, plain_path
@@ -37,7 +37,7 @@ def open(ref: Any, *, folder: str | Path | None = None, label: str | None = None
 
     Raises:
         InputError: It does not exist, is damaged, is quantised, or holds something other than tensors.
-        MissingExtraError: It needs torch, gguf or fsspec, which is not installed.
+        MissingExtraError: It needs gguf or fsspec, which is not installed.
 
     Example:
         >>> import numpy as np
@@ -63,6 +63,8 @@ def _is_path(ref: object) -> TypeGuard[str | os.PathLike[str]]:
 
 
 def _open_text(text: str, folder: Path, label: str) -> Checkpoint:
+    if not is_text(text):
+        raise InputError(f"the path '{text}' is not UTF-8, and would stand in the manifest", "Rename it.")
     if is_url(text) and ("+" not in text or _is_there(text, folder)):
         from modelwright.checkpoint._remote import open_url
 

@@ -18,6 +18,9 @@ from modelwright.errors import RunError
 from modelwright.tensors import DType
 
 NumpyArray = np.ndarray[Any, Any]
+#: What numpy can hold: bytes in a signed 64-bit number, and this many axes.
+_MOST_BYTES = 2**63 - 1
+_MOST_AXES = 64
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class TensorRef:
     def read(self) -> NumpyArray:
         """The values as a numpy array (bfloat16 and float8 through ml_dtypes). The caller may keep, not write it."""
         return self.load()
+
+
+def possible(shape: tuple[int, ...] | list[int], itemsize: int) -> bool:
+    """Whether an array can have this shape; zeros hide numbers that overflow, so they count as one."""
+    # the number of axes first: the product of a million big numbers takes hours
+    return len(shape) <= _MOST_AXES and math.prod(max(n, 1) for n in shape) * itemsize <= _MOST_BYTES
 
 
 def file_ref(path: Path, dtype: DType, shape: tuple[int, ...], offset: int) -> TensorRef:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelwright.architectures import is_list, is_table
-from modelwright.checkpoint._refs import TensorRef, file_ref
+from modelwright.architectures import is_list, is_table, is_text
+from modelwright.checkpoint._refs import TensorRef, file_ref, possible
+from modelwright.checkpoint._untrusted import open_regular, parse_json
 from modelwright.errors import InputError, did_you_mean
 from modelwright.tensors import DTYPES, DType
 
@@ -25,9 +26,6 @@ _PACKED = {
 }  # fmt: skip
 #: How the small text begins that stands for a big file in git.
 LFS_POINTER = b"version "
-#: What numpy can hold: bytes in a signed 64-bit number, and this many axes.
-_MOST_BYTES = 2**63 - 1
-_MOST_AXES = 64
 _AGAIN = "Copy or download it again."
 
 
@@ -37,13 +35,9 @@ def read_header(path: Path) -> tuple[dict[str, TensorRef], dict[str, str]]:
     Raises:
         InputError: The file breaks the format; the message says where. Nothing but the header is read.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = header_length(file.read(8), path, size)
-            raw = file.read(length)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
+    with open_regular(path) as (file, size):
+        length = header_length(file.read(8), path, size)
+        raw = file.read(length)
     return parse_header(raw, path, size - 8 - length, offset=8 + length)
 
 
@@ -58,10 +52,15 @@ def header_length(prefix: bytes, path: Path, size: int) -> int:
     if prefix == LFS_POINTER:
         raise lfs_pointer(path)
     length = int.from_bytes(prefix[:8], "little")
-    if length > MAX_HEADER or 8 + length > size:
+    if 8 + length > size:
         raise InputError(
             f"{path}: the header claims {length} bytes, the file has {size}",
             "It is cut short or not a safetensors file; copy or download it again.",
+        )
+    if length > MAX_HEADER:
+        raise InputError(
+            f"{path}: the header claims {length} bytes, and the format allows {MAX_HEADER}",
+            "It is damaged or not a safetensors file; copy or download it again.",
         )
     return length
 
@@ -74,8 +73,8 @@ def lfs_pointer(path: Path) -> InputError:
 def parse_header(raw: bytes, path: Path, available: int, offset: int) -> tuple[dict[str, TensorRef], dict[str, str]]:
     """The same from the header's bytes; `available` bytes of data start at `offset` of the file."""
     try:
-        entries: Any = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        entries: Any = parse_json(raw, strict=True)
+    except ValueError as error:
         raise InputError(f"{path}: the header is not valid JSON ({error})", _AGAIN) from None
     if not is_table(entries):
         raise InputError(f"{path}: the header must be a JSON object, got {type(entries).__name__}", _AGAIN)
@@ -99,18 +98,9 @@ def parse_header(raw: bytes, path: Path, available: int, offset: int) -> tuple[d
 def _metadata(path: Path, value: Any) -> dict[str, str]:
     if value is None:
         return {}
-    if not is_table(value) or not all(isinstance(text, str) for text in value.values()):
+    if not is_table(value) or not all(is_text(text) for pair in value.items() for text in pair):
         raise InputError(f"{path}: {METADATA} must map text to text", _AGAIN)
     return value
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"the name '{twice}' stands twice")
-    return result
 
 
 def _broken(path: Path, name: str, what: str) -> InputError:
@@ -119,7 +109,7 @@ def _broken(path: Path, name: str, what: str) -> InputError:
 
 def _entry(path: Path, name: str, entry: Any, available: int) -> tuple[int, int, str, DType, tuple[int, ...]]:
     """One tensor of the header, checked: start, stop, name, format, shape."""
-    if not _encodable(name):
+    if not is_text(name):
         raise InputError(f"{path}: the name {name!r} is not valid Unicode", _AGAIN)
     if not is_table(entry) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _broken(path, name, "needs exactly dtype, shape and data_offsets")
@@ -136,23 +126,14 @@ def _entry(path: Path, name: str, entry: Any, available: int) -> tuple[int, int,
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise _broken(path, name, "has a shape or data_offsets that are not lists of natural numbers")
     dtype = DTYPES[code]
+    if not possible(shape, dtype.itemsize):
+        raise _broken(path, name, f"has a shape that no array can have ({len(shape)} axes)")
     start, stop = offsets
     if stop > available or start > stop:
         raise _broken(path, name, f"lies at bytes {start} to {stop}, but the file holds {available}")
     if math.prod(shape) * dtype.itemsize != stop - start:
         raise _broken(path, name, f"has shape {shape} of {dtype}, which does not fit its {stop - start} bytes")
-    if len(shape) > _MOST_AXES or math.prod(max(n, 1) for n in shape) * dtype.itemsize > _MOST_BYTES:
-        raise _broken(path, name, f"has a shape that no array can have ({len(shape)} axes)")
     return start, stop, name, dtype, tuple(shape)
-
-
-def _encodable(name: str) -> bool:
-    """JSON can spell half of a surrogate pair; no file name, no other library can."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _naturals(value: Any) -> bool:
@@ -217,7 +198,7 @@ def lay_out(
 def _check_names(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
-        if name == METADATA or not _encodable(name):
+        if name == METADATA or not is_text(name):
             raise InputError(f"a tensor cannot be called {name!r} in a safetensors file", "Rename it.")
         if name in seen:
             raise InputError(f"two tensors of the output are called '{name}'", "Rename one of them.")

@@ -169,7 +169,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _failed(error: Exception, *, json: bool) -> int:
-    from modelwright.errors import InputError, Problem, RunError
+    from modelwright.errors import InputError, Problem, RunError, printable
 
     if isinstance(error, InputError):
         if json:
@@ -186,7 +186,10 @@ def _failed(error: Exception, *, json: bool) -> int:
         return _say(str(error), 1)
     if isinstance(error, MemoryError):
         return _say("out of memory; --threads 1 needs least", 1)
-    return _say(f"{type(error).__name__}: {error}\nThis is not expected. Run again with --debug for a traceback.", 1)
+    return _say(
+        f"{printable(f'{type(error).__name__}: {error}')}\nThis is not expected. Run again with --debug for a traceback.",
+        1,
+    )
 
 
 def _say_json(problems: Any) -> None:

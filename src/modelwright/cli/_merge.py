@@ -25,7 +25,7 @@ from rich.text import Text
 
 from modelwright.api import Job, direct_recipe, registry
 from modelwright.engine import Options, Result
-from modelwright.errors import InputError
+from modelwright.errors import InputError, printable
 from modelwright.recipe import Plan, override
 
 _JSON_VERSION = 1
@@ -121,7 +121,10 @@ def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
         counts = plan.accounting().get(model.label, {})
         roles = [word for word, is_it in (("base", index == plan.base), ("donor", index == plan.donor)) if is_it]
         table.add_row(
-            Text(model.label), ", ".join(roles), *(str(counts.get(fate, "")) for fate in fates), size_text(model.nbytes)
+            Text(printable(model.label)),
+            ", ".join(roles),
+            *(str(counts.get(fate, "")) for fate in fates),
+            size_text(model.nbytes),
         )
     console.print(table)
     again = f" in {plan.passes} passes" if plan.passes > 1 else ""
@@ -137,9 +140,14 @@ def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
     for what, values in plan.facts.items():
         console.print(f"[yellow]{what} differs[/yellow]")
         for label, value in values.items():
-            console.print(f"  {label}: {value}", highlight=False, markup=False)
+            console.print(printable(f"  {label}: {value}"), highlight=False, markup=False)
     for note in plan.notes:
-        console.print(f"note: {note}", style="dim", highlight=False, markup=False, soft_wrap=not console.is_terminal)
+        _print_note(console, note)
+
+
+def _print_note(console: Console, note: str) -> None:
+    text = printable(f"note: {note}")
+    console.print(text, style="dim", highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def run_merge(job: Job, out: Path, options: Mapping[str, Any], *, json: bool, quiet: bool) -> None:
@@ -152,9 +160,7 @@ def run_merge(job: Job, out: Path, options: Mapping[str, Any], *, json: bool, qu
     elif not quiet:
         console = Console()
         for note in result.notes:
-            console.print(
-                f"note: {note}", style="dim", highlight=False, markup=False, soft_wrap=not console.is_terminal
-            )
+            _print_note(console, note)
         seconds = time.time() - started
         console.print(
             f"merged into {result.out}: {size_text(result.bytes_out)} in {seconds:.1f} s "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -10,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modelwright.architectures import resize_config
+from modelwright.architectures import is_text, resize_config
 from modelwright.checkpoint import Checkpoint, Part, read_json
-from modelwright.errors import listing
+from modelwright.errors import InputError, listing
 from modelwright.recipe._context import Context
 from modelwright.recipe._plan import SideFile
 from modelwright.recipe._tokenizers import chosen_template, fingerprint, own_template, tokenizer_donor
@@ -28,6 +29,9 @@ _STALE = re.compile(
     r"^(manifest\.json|trainer_state\.json|train(ing)?_(results|args).*|all_results\.json|eval_results\.json|"
     r"adapter_config\.json|.*\.index\.json|recipe\.yml|mergekit_config\.yml|.*_loss_log.*)$"
 )
+
+#: A model card says its licence within this many characters.
+_FRONT_MATTER = 1 << 16
 
 
 def side_files(
@@ -72,8 +76,30 @@ def _copied(folder: Path, parts: tuple[Part, ...]) -> dict[str, Path]:
             continue
         legal = path.stem.upper() in ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
         if (path.suffix in SIDE_SUFFIXES or legal) and not _STALE.match(path.name):
+            _check_copied(folder, path)
             found[relative.as_posix()] = path
     return found
+
+
+def _check_copied(folder: Path, path: Path) -> None:
+    """Refuse what would be copied from elsewhere: a downloaded model could link its licence to somebody's keys.
+
+    The Hub's cache consists of links, from `snapshots/` and from folders elsewhere into the model's `blobs/`.
+
+    Raises:
+        InputError: It is a link that leads out of the model's folder, or its name is no text.
+    """
+    if not is_text(str(path)):
+        raise InputError(f"the name of {path} is not UTF-8, and would stand in the manifest", "Rename it.")
+    if not path.is_symlink():
+        return
+    target = Path(os.path.realpath(path))
+    cached = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+    if not cached and not target.is_relative_to(os.path.realpath(folder)):
+        raise InputError(
+            f"{path} is a link to {target}, outside the model's folder, and would be copied into the output",
+            "If it belongs to the model, put a copy of the file there.",
+        )
 
 
 def _differs(source: Path | None, config: Mapping[str, Any]) -> bool:
@@ -81,7 +107,9 @@ def _differs(source: Path | None, config: Mapping[str, Any]) -> bool:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # half a surrogate pair, which JSON can spell, has no encoding: then everything is spelt
+    return text if is_text(text) else json.dumps(value, indent=2) + "\n"
 
 
 def _with_config(context: Context, donor: int, part: Part) -> Part:
@@ -166,7 +194,9 @@ def licence(model: Checkpoint) -> str | None:
         return None
     card = model.path / "README.md"
     if card.is_file():
-        match = re.match(r"^---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        with card.open(encoding="utf-8", errors="replace") as file:
+            start = file.read(_FRONT_MATTER)
+        match = re.match(r"^---[ \t]*\n(.*?)\n---", start, re.DOTALL)
         found = re.search(r"^licen[sc]e:\s*['\"]?([\w.+-]+)", match[1], re.MULTILINE) if match else None
         if found:
             return found[1]

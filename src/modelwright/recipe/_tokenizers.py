@@ -8,7 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from modelwright.checkpoint import Checkpoint, read_json
+from modelwright.architectures import is_list, is_table, is_text, level
+from modelwright.checkpoint import Checkpoint, read_json, read_small
+from modelwright.errors import InputError
 from modelwright.recipe._context import Context
 
 _PLAIN_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model")
@@ -21,13 +23,20 @@ def fingerprint(model: Checkpoint) -> str | None:
     """A short hash of a model's vocabulary and merges; None for a model without a tokenizer."""
     table = _table(model, "tokenizer.json")
     if table is not None:
-        inner: Any = table.get("model") or {}
-        added: Any = table.get("added_tokens") or []
-        tokens = sorted((entry.get("id"), entry.get("content")) for entry in added)
+        inner = level(table, "model")
+        added = table.get("added_tokens")
+        tables = [entry for entry in added if is_table(entry)] if is_list(added) else []
+        tokens = sorted(((entry.get("id"), entry.get("content")) for entry in tables), key=_order)
         content = json.dumps([inner.get("vocab"), inner.get("merges"), tokens], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
     found = [content for name in _PLAIN_FILES if (content := _content(model, name)) is not None]
     return hashlib.sha256(b"".join(found)).hexdigest()[:12] if found else None
+
+
+def _order(token: tuple[Any, Any]) -> tuple[int, str]:
+    """By number; what has none, or no text, is no token and only must not break the order."""
+    number, text = token
+    return (number, str(text)) if type(number) is int else (-1, f"{number} {text}")
 
 
 def _content(model: Checkpoint, name: str) -> bytes | None:
@@ -35,7 +44,7 @@ def _content(model: Checkpoint, name: str) -> bytes | None:
     file = model.path / name if model.path is not None else model.beside.get(name)
     if isinstance(file, str):
         return file.encode()
-    return file.read_bytes() if file is not None and file.is_file() else None
+    return read_small(file) if file is not None and file.is_file() else None
 
 
 def _table(model: Checkpoint, name: str) -> dict[str, Any] | None:
@@ -82,11 +91,15 @@ def own_template(model: Checkpoint) -> str | None:
     """The chat template that a model's folder holds."""
     own = _content(model, "chat_template.jinja")
     if own is not None:
-        return own.decode()
+        try:
+            return own.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{model.label}: chat_template.jinja is not UTF-8 ({error})", "Copy it again.") from None
     value: Any = (_table(model, "tokenizer_config.json") or {}).get("chat_template")
-    if isinstance(value, list):
-        value = next((entry.get("template") for entry in value if entry.get("name") == "default"), None)  # type: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    return value if isinstance(value, str) else None
+    if is_list(value):
+        tables = [entry for entry in value if is_table(entry)]
+        value = next((entry.get("template") for entry in tables if entry.get("name") == "default"), None)
+    return value if is_text(value) else None
 
 
 def chosen_template(context: Context) -> str | None:
