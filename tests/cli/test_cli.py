@@ -248,7 +248,7 @@ def test_interrupt_is_code_130(said: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(_app, "app", interrupted)
     code, out, err = said("methods")
-    assert (code, out, err) == (130, "", "error: interrupted; nothing unfinished was kept\n")
+    assert (code, out, err) == (130, "", "error: interrupted. Nothing unfinished was kept.\n")
 
 
 def test_a_reader_that_leaves_is_no_failure(here: Path) -> None:

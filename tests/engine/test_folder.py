@@ -359,7 +359,7 @@ def test_interrupt_in_the_middle(here: Path, number: signal.Signals) -> None:
     begun = time.monotonic()
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert err == "error: interrupted; nothing unfinished was kept\n"
+    assert err == "error: interrupted. Nothing unfinished was kept.\n"
     assert time.monotonic() - begun < 3  # it does not finish the merge first
     assert tiny.listing(here) == before
 

@@ -34,7 +34,7 @@ MethodName = Annotated[
     str | None, typer.Option("--method", metavar="NAME", help="Merge these models with this method.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random methods.  [default: 0]")]
-Threads = Annotated[int, typer.Option("--threads", "-j", min=0, help="Tensors in work at once; 0 for all cores.")]
+Threads = Annotated[int, typer.Option("--threads", "-j", min=0, help="Threads that work; 0 for all cores.")]
 Inputs = Annotated[
     list[str], typer.Argument(metavar="RECIPE | MODEL..", help="A recipe file, or models with --method.")
 ]
@@ -102,6 +102,12 @@ def merge(
     base: Base = None,
     sets: Set = [],  # noqa: B006
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made by modelwright.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard what an interrupted merge left, instead of going on with it.")
+    ] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity in the inputs pass, and say where they are.")
+    ] = False,
     seed: Seed = None,
     threads: Threads = 0,
     device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, mps, xpu.")] = "cpu",
@@ -119,7 +125,8 @@ def merge(
     from modelwright.cli._merge import job_of, run_merge, size_of
 
     job = job_of(inputs, method, base, sets, seed, plugin)
-    options: dict[str, Any] = {"overwrite": overwrite, "threads": threads, "device": device}
+    options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "threads": threads, "device": device}
+    options["allow_nonfinite"] = allow_nonfinite
     run_merge(job, out, options | {"shard_bytes": size_of(shard_size)}, json=json, quiet=quiet)
 
 
@@ -140,10 +147,13 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; errors go to stderr without traceback unless --debug."""
     debug = "--debug" in arguments or bool(os.environ.get("MODELWRIGHT_DEBUG"))
     arguments = [word for word in arguments if word != "--debug"]  # it may stand anywhere
+    kept = "Nothing unfinished was kept."
     try:
         code: Any = app(arguments, standalone_mode=False, prog_name="mw")
     except (typer.Abort, KeyboardInterrupt):
         code = 130  # which some versions of typer return themselves
+    except InterruptedError as error:  # what a merge makes of Ctrl-C: the text says what is kept
+        code, kept = 130, str(error)
     except typer.Exit as stop:
         code = stop.exit_code
     except BrokenPipeError:
@@ -164,7 +174,7 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         return _failed(error, json="--json" in arguments)
     if code == 130:
-        return _say("interrupted; nothing unfinished was kept", 130)
+        return _say(f"interrupted. {kept}".rstrip(), 130)
     return code if isinstance(code, int) else 0
 
 

@@ -154,7 +154,12 @@ def run_merge(job: Job, out: Path, options: Mapping[str, Any], *, json: bool, qu
     """Merge with a progress bar on stderr and a line about the result."""
     started = time.time()
     with _Bar(enabled=not quiet and not json) as bar:
-        result: Result = job.save(out, **options, progress=bar.update)
+        try:
+            result: Result = job.save(out, **options, progress=bar.update)
+        except KeyboardInterrupt as error:
+            if str(error):  # what is kept; typer would lose the text
+                raise InterruptedError(str(error)) from None
+            raise
     if json:
         print(json_module.dumps(_result_json(result), indent=2))  # noqa: T201
     elif not quiet:

@@ -186,8 +186,7 @@ def partial_folder(out: Path, about: dict[str, Any], *, restart: bool) -> Genera
         handle = _locked(folder, out)
         partial.past = _past(folder, about, restart=restart)
         ours = True
-        if partial.past is None:
-            _emptied(folder)
+        _emptied(folder, resumed=partial.past is not None)
         yield partial
         _sync(folder)
         _put(folder, out)
@@ -272,13 +271,11 @@ def _locked(folder: Path, out: Path) -> int:
     return handle
 
 
-def _emptied(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name == _MARKER:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
+def _emptied(folder: Path, *, resumed: bool) -> None:
+    """Remove what an earlier run left; if this one goes on with it, all but the weights."""
+    for path in folder.rglob("*"):
+        kept = path.name == _MARKER or (resumed and (path.name == JOURNAL or path.suffix == ".safetensors"))
+        if path.is_file() and not kept:
             path.unlink()
 
 
