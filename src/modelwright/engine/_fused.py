@@ -16,6 +16,7 @@ import numpy as np
 
 from modelwright.checkpoint import NumpyArray
 from modelwright.engine._sources import Scratch, Sources, blocks, ranges
+from modelwright.engine._whole import NotFiniteError
 from modelwright.engine._work import Program
 from modelwright.methods import Drop, Lowered, Ranks
 from modelwright.recipe import PlannedTensor
@@ -28,10 +29,6 @@ _ALL_TIES = 1 << 62
 _NO_LIMIT = 0xFFFFFFFF
 
 _scratch = Scratch()
-
-
-class NotFiniteError(Exception):
-    """A kernel met NaN or infinity in an input, or made one; the engine finds out where and says it."""
 
 
 @dataclass
@@ -250,7 +247,7 @@ class Fused:
                     read(i, part)
             keep = (self.kept.mode, self.kept.low, self.kept.high, left, noise, at - start)
             if block(raw, n, keep, at):
-                raise NotFiniteError
+                raise NotFiniteError(self)
 
     def _noise(self, segment: int) -> NumpyArray:
         """Keys and thresholds of the models for a range, which is one segment of noise."""

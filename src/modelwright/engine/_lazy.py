@@ -40,8 +40,9 @@ class _Run:
         with self._lock:
             if self._merge is None:
                 merge = self.options.merge(self.plan)
-                for _, _, program in merge.survey():
-                    run_programs([program], self.options.workers, lambda: None)
+                with merge.explained():
+                    for _, _, program in merge.survey():
+                        run_programs([program], self.options.workers, lambda: None)
                 self._merge = merge
             return self._merge
 

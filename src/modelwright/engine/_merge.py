@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from modelwright.checkpoint import NumpyArray
 from modelwright.engine._journal import Journal, RangeDone
 from modelwright.engine._output import Memory, Output
 from modelwright.engine._sources import Scratch, Sources, blocks, ranges
-from modelwright.engine._whole import Look, bytes_of, compute, facts_for, too_large, wide_inputs
+from modelwright.engine._whole import Look, NotFiniteError, bytes_of, compute, facts_for, too_large, wide_inputs
 from modelwright.engine._work import Program, run_here
 from modelwright.errors import RunError
 from modelwright.methods import Lowered, Shape
@@ -176,43 +177,39 @@ class Merge:
     def _merge(
         self, tensor: PlannedTensor, lowered: Lowered, sources: Sources, todo: Sequence[int], output: Output, note: Any
     ) -> Program:
-        from modelwright.engine._fused import Fused, NotFiniteError
+        from modelwright.engine._fused import Fused
         from modelwright.engine._ranks import find_thresholds
 
-        known = self._known.get(tensor.name)
-        member = known or Fused(tensor, lowered, sources, self.plan.recipe.seed)
-        try:
-            if known is None:
-                yield from find_thresholds([member])
-            yield from member.decide()
-        except NotFiniteError:
-            self._refuse(tensor, None)
+        member = self._known.get(tensor.name)
+        if member is None:
+            member = Fused(tensor, lowered, sources, self.plan.recipe.seed)
+            yield from find_thresholds([member])
+        yield from member.decide()
         yield [partial(self._combine, member, number, output, note) for number in todo]
 
     def _combine(self, member: Fused, number: int, output: Output, note: Any) -> None:
-        from modelwright.engine._fused import NotFiniteError
-
         tensor = member.tensor
         size = tensor.dtype.itemsize
         hashes = [xxhash.xxh3_128() for _ in tensor.sources]
-        try:
-            changed = member.combine(
-                number,
-                lambda at, data: output.write(tensor.name, at * size, data),
-                lambda i, data: hashes[i].update(data.data),
-            )
-        except NotFiniteError:
-            self._refuse(tensor, member)
-        else:
-            start, stop = member.ranges[number]
-            note(number, RangeDone(tuple(one.hexdigest() for one in hashes), changed))
-            output.done(tensor.name, start * size, stop * size)
+        changed = member.combine(
+            number,
+            lambda at, data: output.write(tensor.name, at * size, data),
+            lambda i, data: hashes[i].update(data.data),
+        )
+        start, stop = member.ranges[number]
+        note(number, RangeDone(tuple(one.hexdigest() for one in hashes), changed))
+        output.done(tensor.name, start * size, stop * size)
 
-    def _refuse(self, tensor: PlannedTensor, member: Fused | None) -> None:
-        """Say what is not finite, where and how often: the kernels only know that something is."""
-        if tensor.action == "merge":
-            wide_inputs(self.plan, tensor, "cpu")
-        raise RunError(too_large(tensor, "float32", np.inf if member is None else member.largest()))
+    @contextmanager
+    def explained(self) -> Generator[None]:
+        """Say of values that are not finite where they are and how many: the kernels only know that there are some."""
+        try:
+            yield
+        except NotFiniteError as error:
+            tensor: PlannedTensor = error.member.tensor
+            if tensor.action == "merge":
+                wide_inputs(self.plan, tensor, "cpu")
+            raise RunError(too_large(tensor, "float32", error.member.largest())) from None
 
     def _whole(self, tensor: PlannedTensor, output: Output, note: Any) -> None:
         look = Look(self.allow)
@@ -292,5 +289,6 @@ class Merge:
     def one(self, tensor: PlannedTensor) -> NumpyArray:
         """A single tensor, in memory."""
         array = np.empty(tensor.shape, tensor.dtype.numpy)
-        run_here(self._program(0, tensor, range(len(ranges(tensor.size))), Memory(array), None))
+        with self.explained():
+            run_here(self._program(0, tensor, range(len(ranges(tensor.size))), Memory(array), None))
         return array

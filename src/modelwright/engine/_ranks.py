@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from modelwright.checkpoint import NumpyArray
-from modelwright.engine._fused import Fused, Kept, NotFiniteError
+from modelwright.engine._fused import Fused, Kept
 from modelwright.engine._sources import BLOCK, Scratch
+from modelwright.engine._whole import NotFiniteError
 from modelwright.engine._work import Program
 from modelwright.methods import Ranks
 from modelwright.tensors import kernels
@@ -164,7 +165,7 @@ def _bits(member: Fused, rows: NumpyArray, n: int) -> NumpyArray:
     """Of each model, the magnitudes of its task vector in a block that was read."""
     out = np.empty((member.count, n), np.uint32)
     if kernels.magnitudes(rows, member.codes, n, member.count, out, _scratch.tiles(member.count + 4, kernels.TILE)):
-        raise NotFiniteError
+        raise NotFiniteError(member)
     return out
 
 

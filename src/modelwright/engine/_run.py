@@ -170,7 +170,8 @@ def run_merge(
             if options.progress:
                 options.progress(what, min(merge.findings.bytes_done - begun, total), total)
 
-        run_programs(programs, options.workers, tick)
+        with merge.explained():
+            run_programs(programs, options.workers, tick)
 
     for what, whole, program in merge.survey():
         pass_of(what, [program], whole)

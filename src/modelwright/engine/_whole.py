@@ -17,6 +17,18 @@ from modelwright.recipe import Plan, PlannedTensor
 from modelwright.tensors import Array, NoiseKey, all_finite, narrow, to_numpy, widen
 
 
+class NotFiniteError(Exception):
+    """A kernel met NaN or infinity in an input, or made one.
+
+    Attributes:
+        member: The tensor as the kernels have it (`_fused.Fused`), which can tell more.
+    """
+
+    def __init__(self, member: Any):
+        super().__init__(member.tensor.name)
+        self.member = member
+
+
 @dataclass
 class Look:
     """What merging a tensor has shown.
