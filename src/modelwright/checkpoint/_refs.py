@@ -92,6 +92,9 @@ class FileSpan:
             RunError: The file is gone or shorter than it was.
         """
         at = self.offset + start
+        handle = getattr(_held, "handles", _NOTHING).get(self.path)
+        if handle is not None and os.preadv(handle, (buffer,), at) == len(buffer):  # nearly always
+            return
         left = memoryview(buffer)  # type: ignore[reportArgumentType]
         try:
             with _opened(self.path) as handle:
@@ -111,6 +114,7 @@ class FileSpan:
 #: Files that a thread holds open inside `keep_open`: their handles by path.
 _held = threading.local()
 _MOST_HELD = 32
+_NOTHING: dict[Path, int] = {}
 
 
 @contextmanager

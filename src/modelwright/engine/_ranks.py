@@ -33,7 +33,7 @@ _LARGEST = 0x7F7FFFFF
 #: Bytes of collected values that may be held for one tensor.
 _MOST_HELD = 32 << 20
 #: Elements that are sampled together.
-_STRETCH = 1024
+_STRETCH = 512
 _ALL_TIES = 1 << 62
 
 _scratch = Scratch()
@@ -170,18 +170,22 @@ def _bits(member: Fused, rows: NumpyArray, n: int) -> NumpyArray:
 
 
 def _bracket(targets: Sequence[Target], sample: NumpyArray, size: int) -> None:
-    """Bits between which each target most likely lies: eight standard deviations of a fair sample to either side."""
+    """Bits between which each target most likely lies: five standard errors of the sample to either side.
+
+    Rows of a matrix differ in scale, so the error is estimated from how much the sampled stretches differ.
+    """
     drawn = sample.shape[1]
+    room = np.empty(drawn, np.uint32)
     for target in targets:
-        share = target.rank / size
-        middle, spread = share * drawn, 8 * math.sqrt(drawn * share * (1 - share)) + 8
+        bits, middle = sample[target.model], target.rank / size * drawn
+        guess = kernels.select(bits, min(max(round(middle), 1), drawn), room)[0]
+        stretches = bits[: drawn - drawn % _STRETCH].reshape(-1, _STRETCH)
+        above = np.count_nonzero(stretches >= guess, axis=1)
+        spread = 5 * math.sqrt(len(above)) * float(np.std(above)) + 16
         first, last = int(middle - spread), int(middle + spread)
-        places = [place for place in (drawn - 1 - first, drawn - 1 - last) if 0 <= place < drawn]
-        ordered = np.partition(sample[target.model], places) if places else sample[target.model]
-        target.high = int(ordered[drawn - 1 - first]) if first >= 0 else _LARGEST
-        target.low = int(ordered[drawn - 1 - last]) if last < drawn else 0
-        inside = np.count_nonzero((ordered >= target.low) & (ordered <= target.high))
-        target.inside = float(inside) / drawn
+        target.high = int(kernels.select(bits, first, room)[0]) if first >= 1 else _LARGEST
+        low, beyond, ties = kernels.select(bits, last, room) if last <= drawn else (0, drawn, 0)
+        target.low, target.inside = int(low), (int(beyond) + int(ties) - max(first - 1, 0)) / drawn
 
 
 class _Collect:
@@ -305,9 +309,10 @@ def _deal(members: Sequence[Fused], targets: Sequence[Target], unsure: Sequence[
             for target in targets:
                 left[target.model, int(target.top)] = _ALL_TIES
             if unsure:
-                share = np.minimum(spare, [target.by_range[place] for target in unsure if target.by_range is not None])
+                here = np.array([target.by_range[place] for target in unsure if target.by_range is not None])
+                share = np.minimum(spare, here)
                 spare = spare - share
                 for t, target in enumerate(unsure):
-                    left[target.model, int(target.top)] = share[t]
+                    left[target.model, int(target.top)] = share[t] if share[t] < here[t] else _ALL_TIES
             member.kept.left.append(left)
             place += 1

@@ -19,6 +19,8 @@ ALL, RANKS, NOISE, NONE = 0, 1, 2, 3
 #: How signs are elected, and how entries that agree are joined.
 PLAIN, SUM, COUNT = 0, 1, 2
 ADD, MEAN, MAX = 0, 1, 2
+#: More ties than any block has: so many mean all of them.
+MANY = 1 << 40
 
 
 @kernel
@@ -104,10 +106,10 @@ def keep_ranks(x: Any, low: Any, high: Any, left: Any) -> None:
         low: Bits of the magnitude at the last rank that is kept.
         high: Bits of the magnitude at the last rank that is dropped at the top.
         left: How many elements that equal `low` are still to be kept, and that equal `high` still to be dropped; changed.
+            All of them, where it is `MANY` or more.
     """
-    n = len(x)
-    ties_low = equal(x, low) if left[0] > 0 else 0
-    ties_high = equal(x, high) if left[1] > 0 else 0
+    ties_low = equal(x, low) if 0 < left[0] < MANY else 0
+    ties_high = equal(x, high) if 0 < left[1] < MANY else 0
     if ties_low > left[0] or ties_high > left[1]:
         _one_by_one(x, low, high, left)
         return
@@ -118,7 +120,7 @@ def keep_ranks(x: Any, low: Any, high: Any, left: Any) -> None:
         least, most = np.uint32(1), np.uint32(0)
     left[0] -= ties_low
     left[1] -= ties_high
-    _between(x[:n], least, most)
+    _between(x, least, most)
 
 
 @kernel
@@ -143,10 +145,9 @@ def _agreeing(x: Any, sign: Any) -> None:
 
 
 @kernel
-def _shares(divisor: Any, x: Any, sign: Any, weight: Any) -> None:
+def _shares(divisor: Any, x: Any, weight: Any) -> None:
     for i in range(len(x)):
-        own = np.float32(x[i] > 0) - np.float32(x[i] < 0)
-        divisor[i] += weight if (own == sign[i]) & (own != 0) else np.float32(0)
+        divisor[i] += weight if x[i] != 0 else np.float32(0)
 
 
 @kernel
@@ -231,10 +232,10 @@ def _join(tiles: Any, count: int, n: int, weight: Any, elect: int, join: int, ze
     if divide:
         fill(divisor, np.float32(0))
     for i in range(count):
-        if divide:
-            _shares(divisor, tiles[i][:n], sign, weight[i])
         _agreeing(tiles[i][:n], sign)
         add(total, tiles[i][:n])
+        if divide:
+            _shares(divisor, tiles[i][:n], weight[i])
     if divide:
         _share_out(total, divisor)
 
