@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelwright.api import Job as Job, merge as merge, open as open, registry as registry
+    from modelwright.api import Job as Job, merge as merge, open as open, registry as registry, verify as verify
     from modelwright.checkpoint import Checkpoint as Checkpoint, TensorRef as TensorRef
     from modelwright.errors import InputError as InputError, RunError as RunError
     from modelwright.methods import METHODS as METHODS, Method as Method
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "Checkpoint": "checkpoint", "InputError": "errors", "Job": "api", "METHODS": "methods", "Method": "methods",
     "RunError": "errors", "TensorRef": "checkpoint", "merge": "api", "open": "api", "registry": "api",
+    "verify": "api",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022
-    "open", "merge", "registry", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "InputError", "RunError",
+    "open", "merge", "verify", "registry", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "InputError", "RunError",
 ]  # fmt: skip
 
 

@@ -14,9 +14,23 @@ from typing import Any, Literal
 
 import numpy as np
 import xxhash
+import yaml
 
 from modelwright.checkpoint import Checkpoint, open as open_checkpoint
-from modelwright.engine import Options, Result, check_inputs, check_out, execute, lazy, method_source, settled
+from modelwright.engine import (
+    Options,
+    Result,
+    Verification,
+    check_inputs,
+    check_out,
+    execute,
+    lazy,
+    method_source,
+    read_manifest,
+    settled,
+    verify as verify_files,
+    verify_again,
+)
 from modelwright.errors import InputError, Problem, did_you_mean
 from modelwright.methods import METHODS, Method, Registry
 from modelwright.recipe import SIDE_SUFFIXES, Plan, Stage, load_recipe, resolve
@@ -231,6 +245,44 @@ def _labelled(model: Checkpoint, label: str) -> Checkpoint:
         dict(model), label=label, parts=model.parts, metadata=model.metadata, notes=model.notes,
         consumed=model.consumed, beside=model.beside,
     )  # fmt: skip
+
+
+def verify(
+    out: str | Path,
+    *,
+    rerun: bool = False,
+    folder: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    **options: Any,
+) -> Verification:
+    """Check the output of a merge: every byte against the hashes of its manifest.
+
+    Args:
+        out: The folder.
+        rerun: Merge again as well, without writing anything, and compare every tensor: to the bit, or within the
+            tolerance that the method's record allows.
+        folder: Where the recipe's relative paths start; default where they started when it was merged.
+        plugins: Python files with further methods.
+        **options: Fields of `modelwright.engine.Options`.
+
+    Returns:
+        What was found; its `problems` are empty where all is well.
+
+    Raises:
+        InputError: There is no manifest, or the merge cannot be done again.
+    """
+    out = Path(out).expanduser()
+    choice = Options(**options)
+    found = verify_files(out, choice)
+    if not rerun or found.problems:
+        return found
+    manifest = read_manifest(out)
+    start = Path(folder).expanduser() if folder is not None else Path(manifest["run"].get("folder", ""))
+    known = registry(plugins)
+    stages, _, text = load_recipe(yaml.safe_load(manifest["recipe"]), [], known)
+    plan = Job(stages, start, text, known, {}).plans()[-1]
+    problems, notes = verify_again(plan, out, choice)
+    return replace(found, problems=tuple(problems), notes=(*found.notes, *notes))
 
 
 class Job:

@@ -93,7 +93,7 @@ class FileSpan:
         """
         at = self.offset + start
         handle = getattr(_held, "handles", _NOTHING).get(self.path)
-        if handle is not None and os.preadv(handle, (buffer,), at) == len(buffer):  # nearly always
+        if handle is not None and os.preadv(handle, [memoryview(buffer)], at) == len(buffer):  # type: ignore[reportArgumentType]  # nearly always
             return
         left = memoryview(buffer)  # type: ignore[reportArgumentType]
         try:

@@ -131,6 +131,28 @@ def merge(
 
 
 @app.command()
+def verify(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
+    rerun: Annotated[bool, typer.Option("--rerun", help="Merge again, writing nothing, and compare.")] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="Where the recipe's relative paths start.  [default: as then]"),
+    ] = None,
+    threads: Threads = 0,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check an output against its manifest.
+
+    Reads every byte. Exit code 0, or 3 where anything differs.
+    """
+    from modelwright.cli._verify import run_verify
+
+    run_verify(out, {"rerun": rerun, "folder": folder, "threads": threads, "plugins": plugin}, json=json, quiet=quiet)
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
     plugin: Plugin = [],  # noqa: B006

@@ -99,7 +99,7 @@ def _plan_json(name: str, plan: Plan, threads: int) -> dict[str, Any]:
         "passes": plan.passes,
         "bytes_written": plan.bytes_out,
         "free_bytes": shutil.disk_usage(".").free,
-        "peak_bytes": plan.peak_bytes(threads),
+        "peak_bytes": Options(threads=threads).merge(plan).peak_bytes(threads),
         "differences": plan.facts,
         "notes": list(plan.notes),
     }
@@ -134,7 +134,7 @@ def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
         f"output  {len(plan.tensors)} tensors, {sum(t.size for t in plan.tensors):,} elements, {', '.join(formats)}\n"
         f"reads   {size_text(plan.bytes_in * plan.passes)}{again}\n"
         f"writes  {size_text(plan.bytes_out)} (free here: {size_text(free)})\n"
-        f"memory  about {size_text(plan.peak_bytes(threads) + 100_000_000)} with {threads} threads",
+        f"memory  about {size_text(Options(threads=threads).merge(plan).peak_bytes(threads) + 100_000_000)} with {threads} threads",
         highlight=False,
     )
     for what, values in plan.facts.items():
@@ -153,7 +153,7 @@ def _print_note(console: Console, note: str) -> None:
 def run_merge(job: Job, out: Path, options: Mapping[str, Any], *, json: bool, quiet: bool) -> None:
     """Merge with a progress bar on stderr and a line about the result."""
     started = time.time()
-    with _Bar(enabled=not quiet and not json) as bar:
+    with Bar(enabled=not quiet and not json) as bar:
         try:
             result: Result = job.save(out, **options, progress=bar.update)
         except KeyboardInterrupt as error:
@@ -197,7 +197,7 @@ def size_text(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-class _Bar:
+class Bar:
     """A progress bar with bytes per second and the time left; one line for each pass."""
 
     def __init__(self, *, enabled: bool):
@@ -211,7 +211,7 @@ class _Bar:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -12,3 +12,9 @@ from modelwright.engine._run import (
     execute as execute,
     settled as settled,
 )
+from modelwright.engine._verify import (
+    Verification as Verification,
+    read_manifest as read_manifest,
+    verify as verify,
+    verify_again as verify_again,
+)

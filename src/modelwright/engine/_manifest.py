@@ -14,7 +14,7 @@ import xxhash
 from modelwright.engine._merge import Findings
 from modelwright.engine._output import CHUNK
 from modelwright.engine._sources import ranges
-from modelwright.recipe import Input, Plan
+from modelwright.recipe import Plan
 
 
 def file_hashes(folder: Path, skip: Collection[str] = ()) -> dict[str, dict[str, Any]]:
@@ -34,16 +34,16 @@ def manifest_json(
     plan: Plan, files: Mapping[str, Mapping[str, Any]], findings: Findings, notes: Sequence[str], run: Mapping[str, Any]
 ) -> str:
     """The manifest's text. Everything but `run` is the same whenever the same merge is done again."""
-    digests = _input_digests(plan, findings)
+    hashes = input_hashes(plan, findings)
+    read = {source for tensor in plan.tensors for source in tensor.sources}
     inputs: list[dict[str, Any]] = []
     for index, model in enumerate(plan.models):
-        mine = {source.name: digest for source, digest in digests.items() if source.model == index}
-        joined = xxhash.xxh3_128_hexdigest("\n".join(f"{name} {mine[name]}" for name in sorted(mine)).encode())
+        count = sum(source.model == index for source in read)
         fates: dict[str, list[str]] = {}
         for (i, name), fate in plan.fates.items():
             if i == index:
                 fates.setdefault(fate, []).append(name)
-        inputs.append({"model": model.label, "tensors_read": len(mine), "xxh3_128": joined, "tensors": fates})
+        inputs.append({"model": model.label, "tensors_read": count, "xxh3_128": hashes[model.label], "tensors": fates})
     content = {
         "manifest_version": 1,
         "made_by": {
@@ -69,14 +69,15 @@ def manifest_json(
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _input_digests(plan: Plan, findings: Findings) -> dict[Input, str]:
-    """Of each input tensor that was read, the hash of the hashes of its ranges."""
-    result: dict[Input, str] = {}
+def input_hashes(plan: Plan, findings: Findings) -> dict[str, str]:
+    """Of each model, by label, a hash of the tensors that were read: of their names and of the hashes of their ranges."""
+    lines: dict[str, set[str]] = {model.label: set() for model in plan.models}
     for tensor in plan.tensors:
         for source in tensor.sources:
             parts = [findings.digests[source, number] for number in range(len(ranges(tensor.size)))]
-            result[source] = xxhash.xxh3_128_hexdigest("".join(parts).encode())
-    return result
+            digest = xxhash.xxh3_128_hexdigest("".join(parts).encode())
+            lines[plan.models[source.model].label].add(f"{source.name} {digest}")
+    return {label: xxhash.xxh3_128_hexdigest("\n".join(sorted(found)).encode()) for label, found in lines.items()}
 
 
 def _parameters(plan: Plan) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import xxhash
 from modelwright.checkpoint import NumpyArray
 from modelwright.engine._journal import Journal, RangeDone
 from modelwright.engine._output import Memory, Output
-from modelwright.engine._sources import Scratch, Sources, blocks, ranges
+from modelwright.engine._sources import BLOCK, Scratch, Sources, blocks, ranges
 from modelwright.engine._whole import Look, NotFiniteError, bytes_of, compute, facts_for, too_large, wide_inputs
 from modelwright.engine._work import Program, run_here
 from modelwright.errors import RunError
@@ -255,6 +255,21 @@ class Merge:
             self.findings.digests[source, number] = digest
         self.findings.buffers |= {f"{tensor.name}: {label} differs" for label in done.differs}
         self.findings.changed |= done.changed
+
+    def peak_bytes(self, threads: int) -> int:
+        """Estimate of the memory needed beyond the interpreter: what the largest tensors in work at once need."""
+        needs = sorted((self._work_bytes(tensor) for tensor in self.plan.tensors), reverse=True)
+        return sum(needs[:threads])
+
+    def _work_bytes(self, tensor: PlannedTensor) -> int:
+        sources = Sources(self.plan, tensor)
+        count = len(sources.refs)
+        if sources.streamed and (tensor.action != "merge" or self._lowered(tensor) is not None):
+            # A block of each input as stored and of the output, a tile of each, and what lies near thresholds.
+            return BLOCK * 4 * (count + 1) + tensor.size // 8 + (8 << 20)
+        stored = sum(ref.nbytes for ref in sources.refs)
+        # An array function has its inputs as stored and as float32, and about as much again for masks and partial sums.
+        return stored + tensor.nbytes + (tensor.size * 4 * (2 * count + 3) if tensor.action == "merge" else 0)
 
     # --- what can be fused --------------------------------------------------------------------------------------------
 

@@ -199,7 +199,8 @@ class _Collect:
 
     def range(self, member: Fused, number: int) -> Any:
         """Of each target how many values of a range are beyond its bracket, and those that are inside."""
-        above, inside = np.zeros(len(self.targets), np.int64), [[] for _ in self.targets]
+        above = np.zeros(len(self.targets), np.int64)
+        inside: list[list[NumpyArray]] = [[] for _ in self.targets]
 
         def take(near: NumpyArray, filled: NumpyArray) -> None:
             for t, values in enumerate(inside):
@@ -227,7 +228,7 @@ class _Collect:
 
     def finish(self, results: Sequence[Any]) -> None:
         """Find the values, and how many of each range equal them."""
-        above = sum(beyond for beyond, _ in results)
+        above = np.sum([beyond for beyond, _ in results], axis=0)
         for t, target in enumerate(self.targets):
             parts = [inside[t] for _, inside in results]
             values = np.concatenate(parts)
@@ -264,7 +265,9 @@ class _Count(_Collect):
 
     def finish(self, results: Sequence[Any]) -> None:
         """Find the values, or narrower brackets around them."""
-        above, counts = sum(results), sum(self._all)
+        above, counts = np.sum(results, axis=0), self._all[0]
+        for others in self._all[1:]:
+            counts += others
         for t, target in enumerate(self.targets):
             bucket, before = kernels.find(counts[t], target.rank - int(above[t]))
             if target.missed(int(above[t]), before if bucket < 0 else target.rank):

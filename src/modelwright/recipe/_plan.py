@@ -136,22 +136,6 @@ class Plan:
         merged = next((tensor for tensor in self.tensors if tensor.action == "merge"), None)
         return 1 + (len(self.method.rounds(merged.parameters)) if merged else 0)
 
-    def peak_bytes(self, threads: int) -> int:
-        """Estimate of the memory needed beyond the interpreter: the largest tensors that are in work at once.
-
-        Each holds its inputs as stored and as float32, and about as much again for masks and partial sums.
-        """
-        needs = sorted((self._work_bytes(tensor) for tensor in self.tensors), reverse=True)
-        return sum(needs[:threads])
-
-    def _work_bytes(self, tensor: PlannedTensor) -> int:
-        stored = sum(self.models[i.model][i.name].nbytes for i in tensor.sources)
-        return (
-            stored
-            + tensor.nbytes
-            + (tensor.size * 4 * (2 * len(tensor.sources) + 3) if tensor.action == "merge" else 0)
-        )
-
     def accounting(self) -> dict[str, dict[str, int]]:
         """For each model, how many of its tensors ended where."""
         table: dict[str, Counter[str]] = {}

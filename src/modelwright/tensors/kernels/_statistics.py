@@ -200,7 +200,7 @@ def _near(bits: Any, low: Any, high: Any, out: Any, at: int) -> Any:
     span = np.uint32(high - low)
     for i in range(len(bits)):
         out[at] = bits[i]
-        at += np.uint32(bits[i] - low) <= span  # below `low` it wraps around to a large number
+        at += int(np.uint32(bits[i] - low) <= span)  # below `low` it wraps around to a large number
     return at
 
 

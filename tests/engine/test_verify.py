@@ -1,0 +1,204 @@
+"""`mw verify`: every byte against the manifest, and the same merge again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import modelwright as mw
+import tiny_folders as tiny
+from modelwright.cli._app import run
+from modelwright.engine import _verify
+from modelwright.tensors import DTYPES
+
+HEAD = "lm_head.weight"
+RECIPE = "merge_method: dare_ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1, density: 0.4}\n"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("base", "a", "b")):
+        tiny.model(tmp_path / name, seed)
+    Path("recipe.yml").write_text(RECIPE, encoding="utf-8")
+    return tmp_path
+
+
+def change(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_an_output_as_it_was_written(here: Path) -> None:
+    mw.merge("recipe.yml").save("out", shard_bytes=300)
+    found = mw.verify("out")
+    assert found.problems == ()
+    assert found.notes == ()
+    assert found.files == len(json.loads(Path("out/manifest.json").read_text())["files"])
+
+
+def test_damage_is_told_by_file_chunk_and_tensor(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mw.merge("recipe.yml").save("out")
+    path = Path("out/model.safetensors")
+    change(path, path.stat().st_size - 1)
+    (problem,) = mw.verify("out").problems
+    assert problem.startswith("1 of 1 chunks of model.safetensors differ, first at byte 0; they hold ")
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    manifest["chunk_bytes"] = 1024
+    import xxhash
+
+    change(path, path.stat().st_size - 1)
+    content = path.read_bytes()
+    hashes = [xxhash.xxh3_128_hexdigest(content[i : i + 1024]) for i in range(0, len(content), 1024)]
+    manifest["files"] = {"model.safetensors": {"bytes": len(content), "xxh3_128": hashes}}
+    Path("out/manifest.json").write_text(json.dumps(manifest))
+    assert mw.verify("out").problems == ()
+    change(path, len(content) - 1)
+    (problem,) = mw.verify("out").problems
+    at = (len(content) - 1) // 1024 * 1024
+    assert problem.startswith(
+        f"1 of {len(hashes)} chunks of model.safetensors differ, first at byte {at:,}; they hold "
+    )
+    assert problem.endswith("and 2 more")
+
+
+def test_files_that_are_missing_cut_or_added(here: Path) -> None:
+    mw.merge("recipe.yml").save("out", shard_bytes=300)
+    Path("out/config.json").unlink()
+    shard = Path("out/model-00001-of-00005.safetensors")
+    size = shard.stat().st_size
+    shard.write_bytes(shard.read_bytes()[:-7])
+    Path("out/thesis.txt").touch()
+    found = mw.verify("out")
+    assert found.problems == (
+        "config.json is missing",
+        f"model-00001-of-00005.safetensors has {size - 7:,} bytes, the manifest says {size:,}",
+    )
+    assert found.notes == ("not part of the output: thesis.txt",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "'out' has no manifest.json, so there is nothing to check it against. Merge it again."),
+        ("{", "'out/manifest.json' is not a manifest of modelwright, or is damaged. Merge it again."),
+        (
+            '{"made_by": {"modelwright": "1"}}',
+            "'out/manifest.json' is not a manifest of modelwright, or is damaged. Merge it again.",
+        ),
+        (
+            '{"made_by": {"modelwright": "1"}, "files": {}, "manifest_version": 9}',
+            "'out/manifest.json' has the version 9, which this modelwright does not know. Update it.",
+        ),
+    ],
+)
+def test_no_manifest(text: str | None, message: str, here: Path) -> None:
+    Path("out").mkdir()
+    if text is not None:
+        Path("out/manifest.json").write_text(text)
+    with pytest.raises(mw.InputError) as found:
+        mw.verify("out")
+    assert str(found.value) == message
+
+
+# --- again ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernels", ["never", "always"])
+def test_the_same_comes_out_again(kernels: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mw.merge("recipe.yml", overrides=["density=0.3"]).save("out", shard_bytes=300)
+    monkeypatch.chdir(here / "out")  # paths start where the recipe was
+    assert mw.verify(here / "out", rerun=True, kernels=kernels).problems == ()
+    assert tiny.listing(here / "out") == sorted({*tiny.listing(here / "out")})
+
+
+def test_steps_are_done_again_in_memory(here: Path) -> None:
+    Path("recipe.yml").write_text(
+        "steps:\n- {name: soup, merge_method: linear, models: [{model: a}, {model: b}], parameters: {weight: 1}}\n"
+        "- {name: last, merge_method: linear, models: [{model: soup}, {model: base}], parameters: {weight: 1}}\n"
+    )
+    mw.merge("recipe.yml").save("out")
+    shutil.rmtree("out.steps")
+    assert mw.verify("out", rerun=True).problems == ()
+    assert not Path("out.steps").exists()
+
+
+def test_a_changed_input_and_what_comes_of_it(here: Path) -> None:
+    mw.merge("recipe.yml").save("out")
+    weights = tiny.arrays(2)
+    weights[HEAD][0, 0] += 1
+    tiny.write(here / "b", weights, tiny.config())
+    assert mw.verify("out").problems == ()
+    problems = mw.verify("out", rerun=True).problems
+    assert problems[0] == "the input 'b' is not what it was when the output was made"
+    assert all(problem.startswith(f"'{HEAD}' comes out differently: from element") for problem in problems[1:])
+
+
+def test_from_another_folder(here: Path) -> None:
+    mw.merge("recipe.yml").save("out")
+    Path("elsewhere").mkdir()
+    for name in ("base", "a", "b"):
+        Path(name).rename(Path("elsewhere", name))
+    with pytest.raises(mw.InputError, match=r"no file, folder or Hub model is called '(a|base)'"):
+        mw.verify("out", rerun=True)
+    assert mw.verify("out", rerun=True, folder="elsewhere").problems == ()
+
+
+def test_other_tensors(here: Path) -> None:
+    mw.merge("recipe.yml").save("out")
+    mw.merge(["a", "b"], method="linear", out_dtype="bfloat16").save("other")
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    mine = json.loads(Path("other/manifest.json").read_text())
+    Path("other/manifest.json").write_text(json.dumps(mine | {"recipe": manifest["recipe"]}))
+    problems = mw.verify("other", rerun=True).problems
+    assert f"'{HEAD}' is bfloat16 [8, 4] in the output and float32 [8, 4] in the recipe's result" in [
+        problem.replace(str(list(tiny.arrays(0)[HEAD].shape)), "[8, 4]") for problem in problems
+    ]
+
+
+def test_tolerance_of_methods_that_have_one(here: Path) -> None:
+    mw.merge(["a"], base="base", method="slerp", t=0.3).save("out")
+    path = Path("out/model.safetensors")
+    ref = mw.open("out")[HEAD]
+    change(path, int(ref.source.rpartition("@ ")[2]))  # the lowest bit of the first number
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    import xxhash
+
+    manifest["files"]["model.safetensors"]["xxh3_128"] = [xxhash.xxh3_128_hexdigest(path.read_bytes())]
+    Path("out/manifest.json").write_text(json.dumps(manifest))
+    found = mw.verify("out", rerun=True)
+    assert found.problems == ()
+    assert found.notes == ("1 tensors differ by no more than 2 units in the last place, which slerp allows",)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_units_in_the_last_place(dtype: str) -> None:
+    kind = {"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype)
+    a = np.array([1.0, -3.5, 0.001, 65000.0], kind)
+    unsigned = {2: np.uint16, 4: np.uint32, 8: np.uint64}[a.dtype.itemsize]
+    for steps, near in ((1, True), (2, True), (3, False)):
+        b = (a.view(unsigned) + unsigned(steps)).view(a.dtype)
+        assert _verify._near(a.view(np.uint8), b.view(np.uint8), DTYPES[dtype]) is near
+
+
+def test_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["merge", "recipe.yml", "-o", "out", "--quiet"]) == 0
+    assert run(["verify", "out", "--rerun"]) == 0
+    assert capsys.readouterr().out.startswith("out: 4 files, as the manifest says, and the same comes out again (")
+    Path("out/config.json").unlink()
+    assert run(["verify", "out", "--quiet"]) == 3
+    assert "  - config.json is missing.\nout: 1 problem (" in capsys.readouterr().err
+    assert run(["verify", "out", "--json"]) == 3
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["ok"], answer["problems"]) == (False, [{"what": "config.json is missing", "mend": "", "where": ""}])
+    assert run(["verify", "nothing"]) == 2
+    assert capsys.readouterr().err == "error: no folder 'nothing'. Give the output of a merge.\n"
