@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from modelwright.checkpoint import NumpyArray
+from modelwright.engine._device import on
 from modelwright.engine._journal import Journal, RangeDone
 from modelwright.engine._output import Memory, Output
 from modelwright.engine._sources import BLOCK, Scratch, Sources, blocks, ranges
@@ -114,8 +115,8 @@ class Merge:
         total: list[Any] = []
 
         def collect(tensor: PlannedTensor) -> None:
-            models, base = wide_inputs(self.plan, tensor, self.device, Look(self.allow))
-            with np.errstate(over="ignore", invalid="ignore"):
+            with on(self.device), np.errstate(over="ignore", invalid="ignore"):
+                models, base = wide_inputs(self.plan, tensor, self.device, Look(self.allow))
                 result = entry.collect(models, base, tensor.parameters, facts_for(facts, tensor.name))
             with self._lock:
                 if entry.fold == "list":

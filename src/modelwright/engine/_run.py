@@ -12,6 +12,7 @@ from typing import Literal
 
 from modelwright.checkpoint import Shard, index_json
 from modelwright.engine._card import card_text
+from modelwright.engine._device import torch_for
 from modelwright.engine._folder import Partial, check_disk, check_free, partial_folder, settled as settled
 from modelwright.engine._identity import changed_inputs, identity
 from modelwright.engine._journal import Journal
@@ -19,7 +20,6 @@ from modelwright.engine._manifest import file_hashes, manifest_json
 from modelwright.engine._merge import WORTH, Findings, Merge
 from modelwright.engine._output import Output, WeightFiles
 from modelwright.engine._sources import ranges
-from modelwright.engine._whole import torch_for
 from modelwright.engine._work import Program, run_programs
 from modelwright.errors import InputError, RunError
 from modelwright.recipe import Plan

@@ -10,11 +10,12 @@ import numpy as np
 import xxhash
 
 from modelwright.checkpoint import NumpyArray
+from modelwright.engine._device import fetch, on, send, torch_for
 from modelwright.engine._sources import RANGE
-from modelwright.errors import InputError, MissingExtraError, RunError
+from modelwright.errors import InputError, RunError
 from modelwright.methods import PerTensor
 from modelwright.recipe import Plan, PlannedTensor
-from modelwright.tensors import Array, NoiseKey, all_finite, narrow, to_numpy, widen
+from modelwright.tensors import Array, NoiseKey, all_finite, namespace, narrow, to_numpy, widen
 
 
 class NotFiniteError(Exception):
@@ -60,22 +61,33 @@ def compute(
     look = look or Look()
     if tensor.action != "merge":
         return _copied(plan, tensor, look)
-    models, base = wide_inputs(plan, tensor, device, look)
-    key = NoiseKey(plan.recipe.seed, tensor.name)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below, by name
-        try:
-            merged = to_numpy(plan.method.run(models, base, tensor.parameters, key, facts_for(facts, tensor.name)))
-        except InputError as error:
-            raise InputError([replace(p, where=p.where or tensor.name) for p in error.problems]) from None
-        result = narrow(merged, tensor.dtype.numpy)
-    if base is not None:
-        look.changed = not np.array_equal(merged, to_numpy(base))
+    if device != "cpu":
+        with on(device):
+            merged = _merged(plan, tensor, facts, device, look)
+            result = narrow(merged, getattr(torch_for(device), tensor.dtype.name))
+            return fetch(result if look.odd else _fitting(tensor, merged, result), device)
+    merged = to_numpy(_merged(plan, tensor, facts, device, look))
+    result = narrow(merged, tensor.dtype.numpy)
     return result if look.odd else _fitting(tensor, merged, result)
 
 
-def _fitting(tensor: PlannedTensor, wide: NumpyArray, result: NumpyArray) -> NumpyArray:
-    if not all_finite(result.astype(np.float32) if result.dtype.itemsize < 4 else result):
-        raise RunError(too_large(tensor, wide.dtype.name, float(np.max(np.abs(wide))) if all_finite(wide) else np.inf))
+def _merged(plan: Plan, tensor: PlannedTensor, facts: Mapping[str, Any], device: str, look: Look) -> Array:
+    models, base = wide_inputs(plan, tensor, device, look)
+    key = NoiseKey(plan.recipe.seed, tensor.name)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by the caller, by name
+        try:
+            merged = plan.method.run(models, base, tensor.parameters, key, facts_for(facts, tensor.name))
+        except InputError as error:
+            raise InputError([replace(p, where=p.where or tensor.name) for p in error.problems]) from None
+    if base is not None:
+        look.changed = bool((merged != base).any())
+    return merged
+
+
+def _fitting(tensor: PlannedTensor, wide: Array, result: Array) -> Array:
+    if not all_finite(widen(result)):
+        host = to_numpy(wide)
+        raise RunError(too_large(tensor, host.dtype.name, float(np.max(np.abs(host))) if all_finite(host) else np.inf))
     return result
 
 
@@ -125,9 +137,10 @@ def wide_inputs(
         model = plan.models[source.model]
         stored = model[source.name].read()
         look.digests.append(digests(stored))
-        wide = widen(stored)
+        wide = widen(stored if device == "cpu" else send(stored, device, len(arrays)))
         if not all_finite(wide):
-            count = int(np.size(wide) - np.count_nonzero(np.isfinite(wide)))
+            host = to_numpy(wide)
+            count = int(host.size - np.count_nonzero(np.isfinite(host)))
             if not look.allow:
                 raise InputError(
                     f"'{source.name}' of {model.label} holds {count} value{'s that are' if count > 1 else ' that is'} NaN or infinite",
@@ -135,10 +148,9 @@ def wide_inputs(
                 )
             look.odd[model.label] = count
         arrays.append(wide)
-    if any(array.dtype == np.float64 for array in arrays):
-        arrays = [array.astype(np.float64) for array in arrays]
-    if device != "cpu":
-        arrays = [_to_device(array, device) for array in arrays]
+    xp = namespace(*arrays)
+    if any(array.dtype == xp.float64 for array in arrays):
+        arrays = [xp.astype(array, xp.float64, copy=False) for array in arrays]
     if tensor.base is not None:
         return arrays[:-1], arrays[-1]
     return arrays, None
@@ -159,20 +171,3 @@ def bytes_of(array: NumpyArray) -> NumpyArray:
 def facts_for(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The facts of rounds as one tensor sees them."""
     return {key: value[name] if isinstance(value, PerTensor) else value for key, value in facts.items()}
-
-
-def torch_for(device: str) -> Any:
-    """torch, which a device needs.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise MissingExtraError(f"--device {device}", "torch", "torch") from None
-    return torch
-
-
-def _to_device(array: NumpyArray, device: str) -> Array:
-    return torch_for(device).from_numpy(array).to(device)
