@@ -313,6 +313,22 @@ def test_lowering_is_refused_where_a_vector_has_its_own_statistics() -> None:
 # --- where compiled kernels are kept ---------------------------------------------------------------------------------
 
 
+def test_without_home_and_with_packages_that_cannot_be_written(models: Path, tmp_path: Path) -> None:
+    """Kernels are compiled in this run alone, and it says so; the manifest does not, for the output is the same."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
+    environment |= {"MODELWRIGHT_CACHE": "/proc/nowhere", "NUMBA_CACHE_DIR": "/proc/nowhere"}
+    code = "import sys, modelwright as mw; r = mw.merge(sys.argv[1:3], method='linear').save(sys.argv[3], kernels='always'); "
+    code += "print(*r.notes, sep='\\n')"
+    arguments = [str(models / "a"), str(models / "b"), str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    note = (
+        "no folder for compiled kernels can be written, so they are compiled in every run; set MODELWRIGHT_CACHE to one"
+    )
+    assert done.stdout.splitlines()[-1] == note
+    assert "compiled kernels" not in (tmp_path / "out" / "manifest.json").read_text()
+
+
 CACHE = "from modelwright.tensors import kernels; print(kernels.uncached or 'cached')"
 
 

@@ -257,6 +257,14 @@ class Merge:
         self.findings.buffers |= {f"{tensor.name}: {label} differs" for label in done.differs}
         self.findings.changed |= done.changed
 
+    def remarks(self) -> list[str]:
+        """What the user should know of this machine; it has no place in the manifest."""
+        if not self._fused:
+            return []
+        from modelwright.tensors import kernels
+
+        return [kernels.uncached] if kernels.uncached else []
+
     def peak_bytes(self, threads: int) -> int:
         """Estimate of the memory needed beyond the interpreter: what the largest tensors in work at once need."""
         needs = sorted((self._work_bytes(tensor) for tensor in self.plan.tensors), reverse=True)

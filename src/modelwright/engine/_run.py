@@ -129,6 +129,7 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         }  # fmt: skip
         text = manifest_json(plan, dict(sorted(hashes.items())), merge.findings, notes, run)
         (partial.path / "manifest.json").write_text(text, encoding="utf-8")
+    notes += merge.remarks()
     return Result(out, time.time() - started, plan.bytes_in * plan.passes, plan.bytes_out, tuple(notes))
 
 
