@@ -23,11 +23,11 @@ from modelwright.engine import (
     Verification,
     check_inputs,
     check_out,
+    destination,
     execute,
     lazy,
     method_source,
     read_manifest,
-    settled,
     verify as verify_files,
     verify_again,
 )
@@ -345,7 +345,7 @@ class Job:
         """Write the result as a folder.
 
         Args:
-            out: The folder to make.
+            out: The folder to make, or a URL such as `s3://bucket/merged`.
             **options: Fields of `modelwright.engine.Options`.
 
         Raises:
@@ -354,32 +354,32 @@ class Job:
         """
         choice = Options(**options)
         plans = self.plans()
-        out = settled(out)
+        place = destination(out, choice)
         if len(plans) == 1:
             return execute(plans[0], out, choice)
         for plan in plans:
-            check_inputs(plan, out)
-        check_out(plans[-1], out, choice)  # before the inputs are read to see which steps are done
-        folders = self._step_folders(out)
+            check_inputs(plan, place)
+        check_out(plans[-1], place, choice)  # before the inputs are read to see which steps are done
+        folders = self._step_folders(place.steps)
         undone = [name for name, folder in folders.items() if not (folder / "manifest.json").is_file()]
         beside = {stage.name: plan.bytes_out for stage, plan in zip(self.stages, plans, strict=True)}
-        check_out(plans[-1], out, choice, also=sum(beside[name] for name in undone))
+        check_out(plans[-1], place, choice, also=sum(beside[name] for name in undone))
         results: dict[str, Checkpoint] = {}
         for stage in self.stages[:-1]:
             folder = folders[stage.name]
             if stage.name in undone:
-                execute(self._plan(stage, results), folder, replace(choice, overwrite=False))
+                execute(self._plan(stage, results), folder, replace(choice, overwrite=False, staging=None))
             results[stage.name] = open_checkpoint(folder, label=stage.name)
         result = execute(self._plan(self.stages[-1], results), out, choice)
-        kept = f"the results of the steps are kept in '{out}.steps' for the next run; delete it when you are content"
+        kept = f"the results of the steps are kept in '{place.steps}' for the next run; delete it when you are content"
         return replace(result, notes=(*result.notes, kept))
 
-    def _step_folders(self, out: Path) -> dict[str, Path]:
+    def _step_folders(self, steps: Path) -> dict[str, Path]:
         """Where each step's result lies, or is to lie: named by what it depends on."""
         keys: dict[str, str] = {}
         for stage in self.stages[:-1]:
             keys[stage.name] = self._key(stage, keys)
-        return {name: Path(f"{out}.steps") / f"{name}-{key[:12]}" for name, key in keys.items()}
+        return {name: steps / f"{name}-{key[:12]}" for name, key in keys.items()}
 
     def _plan(self, stage: Stage, results: Mapping[str, Checkpoint]) -> Plan:
         opener = self._opener(results)

@@ -181,7 +181,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         """Write it as a folder, streaming. What a merge returns is computed while it is written.
 
         Args:
-            out: The folder to make.
+            out: The folder to make, or a URL such as `s3://bucket/merged`.
             **options: Fields of `modelwright.engine.Options`: threads, device, overwrite, shard_bytes, progress.
         """
         if self._save is None:

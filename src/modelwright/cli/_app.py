@@ -97,7 +97,7 @@ def check(
 @app.command()
 def merge(
     inputs: Inputs,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
     method: MethodName = None,
     base: Base = None,
     sets: Set = [],  # noqa: B006
@@ -114,6 +114,9 @@ def merge(
     shard_size: Annotated[
         str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")
     ] = "5GB",
+    staging: Annotated[
+        Path | None, typer.Option("--staging", help="Where an output behind a URL is made before it is uploaded.")
+    ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -126,8 +129,8 @@ def merge(
 
     job = job_of(inputs, method, base, sets, seed, plugin)
     options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "threads": threads, "device": device}
-    options["allow_nonfinite"] = allow_nonfinite
-    run_merge(job, out, options | {"shard_bytes": size_of(shard_size)}, json=json, quiet=quiet)
+    options |= {"allow_nonfinite": allow_nonfinite, "shard_bytes": size_of(shard_size), "staging": staging}
+    run_merge(job, out, options, json=json, quiet=quiet)
 
 
 @app.command()

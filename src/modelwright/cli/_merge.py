@@ -150,7 +150,7 @@ def _print_note(console: Console, note: str) -> None:
     console.print(text, style="dim", highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
-def run_merge(job: Job, out: Path, options: Mapping[str, Any], *, json: bool, quiet: bool) -> None:
+def run_merge(job: Job, out: str, options: Mapping[str, Any], *, json: bool, quiet: bool) -> None:
     """Merge with a progress bar on stderr and a line about the result."""
     started = time.time()
     with Bar(enabled=not quiet and not json) as bar:

@@ -9,8 +9,8 @@ from modelwright.engine._run import (
     Result as Result,
     check_inputs as check_inputs,
     check_out as check_out,
+    destination as destination,
     execute as execute,
-    settled as settled,
 )
 from modelwright.engine._verify import (
     Verification as Verification,

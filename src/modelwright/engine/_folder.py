@@ -11,19 +11,113 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from modelwright.checkpoint import MANIFEST, Checkpoint
 from modelwright.engine._identity import first_difference
 from modelwright.engine._journal import NAME as JOURNAL, Journal, Past, read_journal
 from modelwright.engine._output import flush
 from modelwright.errors import InputError, RunError
 
-_MARKER = ".modelwright-partial"
+MARKER = ".modelwright-partial"
 _REPLACED = ".modelwright-replaced"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+
+
+class Destination(Protocol):
+    """Where an output goes. It is made in a folder of its own on local disk, and then becomes what it is to be in one step.
+
+    Attributes:
+        out: Its name, for users.
+        folder: Where it is made; what lies there after a kill is gone on with.
+        steps: Where results of earlier steps are kept.
+    """
+
+    folder: Path
+    steps: Path
+
+    @property
+    def out(self) -> Path | str:  # read-only, so that each kind may say which of them it is
+        ...
+
+    def holds(self, model: Checkpoint) -> bool:
+        """Whether the output would replace a model that it is made from."""
+        ...
+
+    def check(self, *, overwrite: bool, restart: bool) -> None:
+        """Refuse what is in the way, with an InputError."""
+        ...
+
+    def begin(self, weights: Sequence[str], journal: Journal, past: Past | None) -> Collection[str]:
+        """Get ready for files of these names, side files being in the folder; which are complete and not needed there."""
+        ...
+
+    def complete(self, name: str) -> None:
+        """Take note of a weight file that is complete."""
+        ...
+
+    def commit(self) -> None:
+        """Make what is in the folder the output, and remove the folder."""
+        ...
+
+    def undo(self) -> None:
+        """Set right what was begun, the folder being removed."""
+        ...
+
+    def close(self) -> None:
+        """Stop what goes on in the background; the journal is closed next."""
+        ...
+
+    def kept(self) -> str:
+        """Where what is done is kept, after a failure, and how to go on."""
+        ...
+
+
+class LocalFolder:
+    """An output on this machine: made beside its place, put there by a rename. See `Destination`."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self.folder = _partial(out)
+        self.steps = out.with_name(out.name + ".steps")
+
+    def holds(self, model: Checkpoint) -> bool:
+        """Whether it is or holds a model."""
+        return model.path is not None and self.out.exists() and model.path.resolve().is_relative_to(self.out.resolve())
+
+    def check(self, *, overwrite: bool, restart: bool) -> None:
+        """Refuse what is in the way; what another merge left is found when it is read."""
+        if not self.out.is_dir():
+            check_name(str(self.out))
+        check_free(self.out, overwrite=overwrite)
+
+    def begin(self, weights: Sequence[str], journal: Journal, past: Past | None) -> Collection[str]:
+        """Every file is needed in the folder."""
+        return ()
+
+    def complete(self, name: str) -> None:
+        """It is where it belongs."""
+
+    def commit(self) -> None:
+        """Bring it to the disk, then rename."""
+        _sync(self.folder)
+        _put(self.folder, self.out)
+
+    def undo(self) -> None:
+        """End a half-made overwrite."""
+        with suppress(OSError):  # the next run tries again; the error that brought us here is the one to show
+            _undo_overwrite(self.out)
+
+    def close(self) -> None:
+        """Nothing goes on."""
+
+    def kept(self) -> str:
+        """In the partial folder."""
+        return f"What is done is kept in '{self.folder}': run the same command again to go on, or delete that folder."
 
 
 def _partial(out: Path) -> Path:
@@ -62,7 +156,7 @@ def _held_by_nobody(out: Path) -> int | None:
     """A lock on the marker of a killed overwrite, wherever that got to; None while its process lives."""
     for folder in (_partial(out), out, _old(out)):
         with suppress(FileNotFoundError):
-            handle = os.open(folder / (_REPLACED if folder == _old(out) else _MARKER), os.O_RDWR)
+            handle = os.open(folder / (_REPLACED if folder == _old(out) else MARKER), os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -80,11 +174,21 @@ def _undo_overwrite(out: Path) -> None:
         return
     if out.exists():  # the new one is in place
         shutil.rmtree(old)
-        (out / _MARKER).unlink(missing_ok=True)
+        (out / MARKER).unlink(missing_ok=True)
         (out / JOURNAL).unlink(missing_ok=True)
     else:
         old.rename(out)
         (out / _REPLACED).unlink()
+
+
+def check_name(out: str) -> None:
+    """Refuse an output that is named like a weight file."""
+    suffix = next((suffix for suffix in _WEIGHTS if out.endswith(suffix)), "")
+    if suffix:
+        raise InputError(
+            f"the output is a folder, and '{out}' is named like a weight file",
+            f"Choose '{out.removesuffix(suffix)}': it will hold model.safetensors and what belongs to it.",
+        )
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
@@ -95,41 +199,58 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """
     if out.exists() and not overwrite:
         raise InputError(f"the output '{out}' exists", "Choose another folder, or pass --overwrite (overwrite=True).")
-    if out.exists() and not _is_ours(out) and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _was_made_here(out) and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"'{out}' was not made by modelwright, so it is not overwritten", "Remove it yourself first.")
+    check_parents(out)
+    if overwrite and out.exists() and _old(out).exists():
+        raise InputError(f"'{_old(out)}' is in the way: an overwrite puts '{out}' there for a moment", "Move it away.")
+    check_partial(_partial(out))
+
+
+def check_parents(out: Path) -> None:
+    """Refuse a folder below a file."""
     above = next(path for path in out.absolute().parents if path.exists())
     if not above.is_dir():
         raise InputError(f"the output '{out}' cannot be made, because '{above}' is a file", "Choose another folder.")
-    if overwrite and out.exists() and _old(out).exists():
-        raise InputError(f"'{_old(out)}' is in the way: an overwrite puts '{out}' there for a moment", "Move it away.")
-    partial = _partial(out)
+
+
+def check_partial(partial: Path) -> None:
+    """Refuse a folder that is the user's own where the output is to be made."""
     if partial.exists() and not _left_behind(partial):
         raise InputError(f"'{partial}' is in the way and was not left by a killed merge", "Move it away.")
 
 
-def _is_ours(out: Path) -> bool:
-    """Whether its manifest says that modelwright made it; other programs call files manifest.json too."""
+def _was_made_here(out: Path) -> bool:
+    """Whether modelwright made it."""
     try:
-        return "modelwright" in json.loads((out / "manifest.json").read_text(encoding="utf-8"))["made_by"]
-    except (OSError, ValueError, LookupError, TypeError):
+        return is_ours((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def is_ours(manifest: str) -> bool:
+    """Whether a manifest says that modelwright made it; other programs call files manifest.json too."""
+    try:
+        return "modelwright" in json.loads(manifest)["made_by"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 
 def _left_behind(partial: Path) -> bool:
     """Whether a folder is what a killed merge leaves: marked, or not yet anything."""
-    return partial.is_dir() and ((partial / _MARKER).exists() or not any(partial.iterdir()))
+    return partial.is_dir() and ((partial / MARKER).exists() or not any(partial.iterdir()))
 
 
-def check_disk(out: Path, needed: int) -> None:
-    """Refuse a disk that is too full; what a killed merge left counts as free, because it goes first.
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse a disk that is too full for what is to be made in a folder; what a killed merge left there counts as free.
 
     Raises:
         InputError: It is.
     """
-    parent = next(path for path in out.absolute().parents if path.exists())
-    free, partial = shutil.disk_usage(parent).free, _partial(out)
-    if partial.is_dir():
-        free += sum(path.stat().st_blocks * 512 for path in partial.rglob("*") if path.is_file())
+    parent = next(path for path in folder.absolute().parents if path.exists())
+    free = shutil.disk_usage(parent).free
+    if folder.is_dir():
+        free += sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
     if free < needed + (1 << 20):
         raise InputError(
             f"the output needs {needed + (1 << 20):,} bytes, and '{parent}' has {free:,} free",
@@ -163,13 +284,13 @@ class Partial:
 
 
 @contextmanager
-def partial_folder(out: Path, about: dict[str, Any], *, restart: bool) -> Generator[Partial]:
-    """A folder beside the output that replaces it in one step.
+def partial_folder(place: Destination, about: dict[str, Any], *, restart: bool) -> Generator[Partial]:
+    """The folder that an output is made in, and that becomes it in one step.
 
     What can be gone on with is kept when the disk fails or the process is stopped; anything else that goes wrong removes it.
 
     Args:
-        out: The output.
+        place: The output.
         about: Which merge it is; what an earlier run left must agree.
         restart: Discard what an earlier run left.
 
@@ -178,40 +299,40 @@ def partial_folder(out: Path, about: dict[str, Any], *, restart: bool) -> Genera
         RunError: The disk fails.
         KeyboardInterrupt: With what was kept, as text.
     """
-    folder = _partial(out)
+    folder = place.folder
     handle, ours = -1, False  # until then it may belong to another process, or to a merge that is not this one
     partial = Partial(folder, None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _locked(folder, out)
+        handle = _locked(folder, place)
         partial.past = _past(folder, about, restart=restart)
         ours = True
         _emptied(folder, resumed=partial.past is not None)
         yield partial
-        _sync(folder)
-        _put(folder, out)
+        place.commit()
     except InputError:
-        _discard(partial, out, mine=ours)
+        _discard(partial, place, mine=ours)
         raise
     except RunError as error:
         if not error.resumable or not _kept(partial, about):
-            _discard(partial, out, mine=ours)
+            _discard(partial, place, mine=ours)
             raise
-        raise RunError(f"{error} {_how_to_go_on(folder)}") from error
+        raise RunError(f"{error} {place.kept()}") from error
     except OSError as error:
         at = f" ({error.filename})" if error.filename else ""
-        what = f"writing '{out}' failed: {error.strerror or error}{at}."
+        what = f"writing '{place.out}' failed: {error.strerror or error}{at}."
         if not _kept(partial, about):
-            _discard(partial, out, mine=ours)
+            _discard(partial, place, mine=ours)
             raise RunError(f"{what} Nothing was kept.") from error
-        raise RunError(f"{what} {_how_to_go_on(folder)}") from error
+        raise RunError(f"{what} {place.kept()}") from error
     except BaseException as error:
         if not _kept(partial, about):
-            _discard(partial, out, mine=ours)
+            _discard(partial, place, mine=ours)
         elif isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(_how_to_go_on(folder)) from None
+            raise KeyboardInterrupt(place.kept()) from None
         raise
     finally:
+        place.close()
         if partial.journal is not None:
             partial.journal.close()
         if handle >= 0:
@@ -220,10 +341,6 @@ def partial_folder(out: Path, about: dict[str, Any], *, restart: bool) -> Genera
 
 def _kept(partial: Partial, about: dict[str, Any]) -> bool:
     return partial.worth_keeping and about["resumable"]
-
-
-def _how_to_go_on(folder: Path) -> str:
-    return f"What is done is kept in '{folder}': run the same command again to go on, or delete that folder."
 
 
 def _past(folder: Path, about: dict[str, Any], *, restart: bool) -> Past | None:
@@ -251,21 +368,20 @@ def _past(folder: Path, about: dict[str, Any], *, restart: bool) -> Past | None:
     )
 
 
-def _discard(partial: Partial, out: Path, *, mine: bool) -> None:
+def _discard(partial: Partial, place: Destination, *, mine: bool) -> None:
     if mine:
         shutil.rmtree(partial.path, ignore_errors=True)
-        with suppress(OSError):  # the next run tries again; the error that brought us here is the one to show
-            _undo_overwrite(out)
+        place.undo()
 
 
-def _locked(folder: Path, out: Path) -> int:
+def _locked(folder: Path, place: Destination) -> int:
     """The marker, locked for as long as this process lives."""
-    handle = os.open(folder / _MARKER, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise InputError(f"another merge is writing '{out}'", "Wait for it, or choose another folder.") from None
+        raise InputError(f"another merge is writing '{place.out}'", "Wait for it, or choose another folder.") from None
     except OSError:  # a file system without locks
         pass
     return handle
@@ -274,7 +390,7 @@ def _locked(folder: Path, out: Path) -> int:
 def _emptied(folder: Path, *, resumed: bool) -> None:
     """Remove what an earlier run left; if this one goes on with it, all but the weights."""
     for path in folder.rglob("*"):
-        kept = path.name == _MARKER or (resumed and (path.name == JOURNAL or path.suffix == ".safetensors"))
+        kept = path.name == MARKER or (resumed and (path.name == JOURNAL or path.suffix == ".safetensors"))
         if path.is_file() and not kept:
             path.unlink()
 
@@ -287,7 +403,7 @@ def _put(folder: Path, out: Path) -> None:
     folder.rename(out)
     try:
         (out / JOURNAL).unlink()
-        (out / _MARKER).unlink()
+        (out / MARKER).unlink()
         flush(out.parent)
         if (old / _REPLACED).exists():
             shutil.rmtree(old)

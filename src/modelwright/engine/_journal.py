@@ -1,8 +1,9 @@
 """The journal of a partial output: what is finished, so that a killed merge goes on instead of starting again.
 
 One JSON object a line, only ever appended. The first line says which merge it is; the others which ranges of tensors were
-written, with hashes of what was read for them, and which chunks of files are complete, with their hashes. A resumed merge
-believes a chunk only when its bytes still have that hash, so the journal need not be flushed in step with the data.
+written, with hashes of what was read for them, which chunks of files are complete, with their hashes, and which files are in a
+store, with their state there. A resumed merge believes a chunk only when its bytes still have that hash, so the journal need
+not be flushed in step with the data; but it is before the local bytes of an uploaded file are given up.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from modelwright.checkpoint import Stamp
 
 NAME = ".modelwright-journal"
 
@@ -32,6 +35,19 @@ class RangeDone:
     differs: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Uploaded:
+    """A file that was put into a store.
+
+    Attributes:
+        stamp: Its state there.
+        digest: xxh3-128 of its bytes; empty for weight files, whose chunks tell.
+    """
+
+    stamp: Stamp
+    digest: str
+
+
 @dataclass
 class Past:
     """What a journal tells.
@@ -40,6 +56,7 @@ class Past:
         about: Its first line.
         ranges: (tensor, range) -> what was done.
         chunks: (file, chunk) -> hash.
+        uploads: Files in the store, by name.
         resumes: How often the merge was taken up again.
         size: Bytes of the journal that can be read.
     """
@@ -47,6 +64,7 @@ class Past:
     about: dict[str, Any] = field(default_factory=dict[str, Any])
     ranges: dict[tuple[int, int], RangeDone] = field(default_factory=dict[tuple[int, int], RangeDone])
     chunks: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
+    uploads: dict[str, Uploaded] = field(default_factory=dict[str, Uploaded])
     resumes: int = 0
     size: int = 0
 
@@ -78,6 +96,9 @@ def _take(past: Past, line: bytes) -> bool:
         elif "chunk" in entry:
             file, number = entry["chunk"]
             past.chunks[file, number] = str(entry["xxh3_128"])
+        elif "put" in entry:
+            size, state = entry["stamp"]
+            past.uploads[entry["put"]] = Uploaded(Stamp(size, state), str(entry["xxh3_128"]))
         elif "resumed" in entry:
             past.resumes += 1
         else:
@@ -114,6 +135,12 @@ class Journal:
         """Note a complete chunk."""
         self._write({"chunk": [file, number], "xxh3_128": digest})
         self.begun = True
+
+    def put(self, name: str, uploaded: Uploaded) -> None:
+        """Note a file that is in the store, and bring the journal to the disk: the file's local bytes go next."""
+        stamp = uploaded.stamp
+        self._write({"put": name, "stamp": [stamp.size, stamp.version], "xxh3_128": uploaded.digest})
+        os.fsync(self._handle)
 
     def close(self) -> None:
         """Close the file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +52,24 @@ class WeightFiles:
         folder: The partial folder.
         shards: The files by the prefix of their part.
         journal: Is told of every chunk that is complete.
+        on_complete: Is told the name of every file that is complete and on the disk.
     """
 
-    def __init__(self, folder: Path, shards: Mapping[str, Sequence[Shard]], journal: Journal):
+    def __init__(
+        self,
+        folder: Path,
+        shards: Mapping[str, Sequence[Shard]],
+        journal: Journal,
+        on_complete: Callable[[str], None] = lambda name: None,
+    ):
         listed = [(prefix, shard) for prefix, files in shards.items() for shard in files]
         self.names = [prefix + shard.file for prefix, shard in listed]
         self.hashes: list[list[str]] = [[""] * -(-shard.nbytes // CHUNK) for _, shard in listed]
         self._paths = [folder / name for name in self.names]
         self._shards = [shard for _, shard in listed]
         self._journal = journal
+        self._on_complete = on_complete
+        self._elsewhere: Collection[str] = ()
         self._where = {
             prefix + name: _Place(file, offset)
             for file, (prefix, shard) in enumerate(listed)
@@ -75,10 +84,18 @@ class WeightFiles:
     def _size(self, file: int, chunk: int) -> int:
         return min(CHUNK, self._shards[file].nbytes - chunk * CHUNK)
 
-    def create(self) -> None:
-        """Make the files at their full size, with their headers: what the disk cannot hold fails here."""
-        for path, shard in zip(self._paths, self._shards, strict=True):
+    def create(self, elsewhere: Collection[str] = ()) -> None:
+        """Make the files at their full size, with their headers: what the disk cannot hold fails here.
+
+        Args:
+            elsewhere: Files that are complete in a store and need no bytes here.
+        """
+        self._elsewhere = elsewhere
+        for name, path, shard in zip(self.names, self._paths, self._shards, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if name in elsewhere:
+                path.touch()  # tensors without elements are written again
+                continue
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 _reserve(handle, shard.nbytes)
@@ -92,15 +109,17 @@ class WeightFiles:
             self._fill(file, 0, len(shard.header))
 
     def recall(self, chunks: Mapping[tuple[int, int], str], workers: int) -> None:
-        """Take chunks of an earlier run as complete where their bytes still have their hashes."""
+        """Take chunks of an earlier run as complete where their bytes still have their hashes, or are elsewhere."""
 
         def check(entry: tuple[tuple[int, int], str]) -> None:
             (file, chunk), digest = entry
-            if file < len(self.hashes) and chunk < len(self.hashes[file]) and self._hash(file, chunk) == digest:
-                with self._lock:
-                    self.hashes[file][chunk] = digest
-                    self._left[file][chunk] = 0
-                    self._open[file] -= 1
+            if file >= len(self.hashes) or chunk >= len(self.hashes[file]):
+                return
+            elsewhere = self.names[file] in self._elsewhere
+            if elsewhere or self._hash(file, chunk) == digest:
+                self.hashes[file][chunk] = digest
+                self._left[file][chunk] = 0
+                self._close(file, told=not elsewhere)
 
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(check, chunks.items()))
@@ -137,11 +156,16 @@ class WeightFiles:
             self._send(file, chunk)
             self.hashes[file][chunk] = digest
             self._journal.chunk(file, chunk, digest)
-            with self._lock:
-                self._open[file] -= 1
-                last = self._open[file] == 0
-            if last:
-                flush(self._paths[file])  # while other files are being written
+            self._close(file)
+
+    def _close(self, file: int, *, told: bool = True) -> None:
+        """Count one more chunk of a file as complete; with the last, so is the file."""
+        with self._lock:
+            self._open[file] -= 1
+            last = self._open[file] == 0
+        if last and told:
+            flush(self._paths[file])  # while other files are being written
+            self._on_complete(self.names[file])
 
     def _hash(self, file: int, chunk: int) -> str:
         with self._paths[file].open("rb", buffering=0) as opened:

@@ -10,16 +10,17 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Literal
 
-from modelwright.checkpoint import Shard, index_json
+from modelwright.checkpoint import MANIFEST, Shard, index_json, is_url, plain_path
 from modelwright.engine._card import card_text
 from modelwright.engine._device import torch_for
-from modelwright.engine._folder import Partial, check_disk, check_free, partial_folder, settled as settled
+from modelwright.engine._folder import Destination, LocalFolder, Partial, check_disk, partial_folder, settled
 from modelwright.engine._identity import changed_inputs, identity
 from modelwright.engine._journal import Journal
 from modelwright.engine._manifest import file_hashes, manifest_json
 from modelwright.engine._merge import WORTH, Findings, Merge
 from modelwright.engine._output import Output, WeightFiles
 from modelwright.engine._sources import ranges
+from modelwright.engine._store import StoreFolder
 from modelwright.engine._work import Program, run_programs
 from modelwright.errors import InputError, RunError
 from modelwright.recipe import Plan
@@ -40,6 +41,8 @@ class Options:
         overwrite: Replace an existing output.
         restart: Discard what a killed merge left, instead of going on with it.
         shard_bytes: Most bytes of data per weight file.
+        staging: Where an output behind a URL is made before it is uploaded, in a folder of its own; default a folder in
+            `$MODELWRIGHT_CACHE`, or in the user's cache.
         allow_nonfinite: Let NaN and infinity in the inputs pass, and say where they are.
         kernels: `auto` takes the fused kernels for all but small merges; `always`; `never`.
         progress: Called as bytes are done.
@@ -50,6 +53,7 @@ class Options:
     overwrite: bool = False
     restart: bool = False
     shard_bytes: int = SHARD_BYTES
+    staging: str | Path | None = None
     allow_nonfinite: bool = False
     kernels: Literal["auto", "always", "never"] = "auto"
     progress: Progress | None = None
@@ -77,18 +81,38 @@ class Result:
     """What a run has done.
 
     Attributes:
-        out: The folder.
+        out: The folder, or its URL.
         seconds: Wall-clock time.
         bytes_in: Bytes read, all passes.
         bytes_out: Bytes of tensor data written.
         notes: What the user should know, of the plan and of the run.
     """
 
-    out: Path
+    out: Path | str
     seconds: float
     bytes_in: int
     bytes_out: int
     notes: tuple[str, ...]
+
+
+def destination(out: str | Path, options: Options) -> Destination:
+    """Where an output goes: to a folder on this machine, or behind a URL.
+
+    Raises:
+        InputError: It cannot go there.
+    """
+    text = str(out)
+    if isinstance(out, str) and is_url(out):
+        return StoreFolder(out, options.staging, options.progress)
+    url = text.replace(":/", "://", 1)
+    if is_url(url):
+        raise InputError(f"'{text}' lacks a slash of a URL", f"Write '{url}', as text: Path leaves that slash out.")
+    if options.staging is not None:
+        raise InputError(
+            f"--staging (staging=) is for outputs behind URLs, and '{text}' is a folder on this machine",
+            "Leave it out: the folder is made beside its place.",
+        )
+    return LocalFolder(settled(plain_path(text)))
 
 
 def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Result:
@@ -96,7 +120,7 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
 
     Args:
         plan: What to do.
-        out: The folder to make; it must not exist unless `overwrite` is set.
+        out: The folder to make, or a URL; it must not exist unless `overwrite` is set.
         options: Threads, device and the like.
 
     Raises:
@@ -105,22 +129,21 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         RunError: Reading or writing failed; what is done is kept for the next run. Or a result does not fit its format.
     """
     options = options or Options()
-    out = settled(out)
-    check_out(plan, out, options)
+    place = destination(out, options)
+    check_out(plan, place, options)
     started = time.time()
     shards = plan.shards(options.shard_bytes)
     about = identity(plan, shards)
-    with partial_folder(out, about, restart=options.restart) as partial:
+    with partial_folder(place, about, restart=options.restart) as partial:
         merge = options.merge(plan)
         journal = Journal(partial.path, about, partial.past)
         partial.journal = journal
-        files = _merged(merge, partial, shards, journal, options)
+        _write_files(plan, partial.path, shards)
+        files = _merged(merge, place, partial, shards, journal, options)
         changed = changed_inputs(plan, about)
         if changed:
             raise RunError(f"'{changed}' changed while it was being merged, so the output is discarded. Merge again.")
-        _write_files(plan, partial.path, shards)
         notes = [*plan.notes, *_late_notes(plan, merge.findings)]
-        (partial.path / "README.md").write_text(card_text(plan), encoding="utf-8")
         table = files.table()
         hashes = table | file_hashes(partial.path, skip=table)
         run = {
@@ -128,18 +151,23 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
             "device": options.device, "resumes": partial.resumes, "folder": plan.folder,
         }  # fmt: skip
         text = manifest_json(plan, dict(sorted(hashes.items())), merge.findings, notes, run)
-        (partial.path / "manifest.json").write_text(text, encoding="utf-8")
+        (partial.path / MANIFEST).write_text(text, encoding="utf-8")
     notes += merge.remarks()
-    return Result(out, time.time() - started, plan.bytes_in * plan.passes, plan.bytes_out, tuple(notes))
+    return Result(place.out, time.time() - started, plan.bytes_in * plan.passes, plan.bytes_out, tuple(notes))
 
 
 def _merged(
-    merge: Merge, partial: Partial, shards: Mapping[str, list[Shard]], journal: Journal, options: Options
+    merge: Merge,
+    place: Destination,
+    partial: Partial,
+    shards: Mapping[str, list[Shard]],
+    journal: Journal,
+    options: Options,
 ) -> WeightFiles:
     """Write the weight files, or what is missing of them."""
     plan, past = merge.plan, partial.past
-    files = WeightFiles(partial.path, shards, journal)
-    files.create()
+    files = WeightFiles(partial.path, shards, journal, place.complete)
+    files.create(elsewhere=place.begin(files.names, journal, past))
     if past is not None:
         files.recall(past.chunks, options.workers)
     files.start()
@@ -182,31 +210,25 @@ def run_merge(
     pass_of("merging", merge.programs(output, journal, skip), total)
 
 
-def check_out(plan: Plan, out: Path, options: Options, also: int = 0) -> None:
+def check_out(plan: Plan, place: Destination, options: Options, also: int = 0) -> None:
     """Refuse before anything is written: an output in the way, a disk that is too full, a device that is not there.
 
     Args:
         plan: What is to be written.
-        out: The folder to make.
+        place: Where it goes.
         options: How.
         also: Bytes that are written beside it, such as earlier steps.
     """
-    if out.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf") and not out.is_dir():
-        raise InputError(
-            f"the output is a folder, and '{out}' is named like a weight file",
-            f"Choose '{out.with_suffix('')}': it will hold model.safetensors and what belongs to it.",
-        )
-    check_inputs(plan, out)
-    check_free(out, overwrite=options.overwrite)
-    check_disk(out, plan.bytes_out + also)
+    check_inputs(plan, place)
+    place.check(overwrite=options.overwrite, restart=options.restart)
+    check_disk(place.folder, plan.bytes_out + also)
     _check_device(options.device)
 
 
-def check_inputs(plan: Plan, out: Path) -> None:
+def check_inputs(plan: Plan, place: Destination) -> None:
     """Refuse an output that would replace what it is made from."""
-    inputs = [model.path.resolve() for model in plan.models if model.path is not None]
-    if out.exists() and any(path.is_relative_to(out.resolve()) for path in inputs):
-        raise InputError(f"the output '{out}' is or holds one of the inputs", "Choose another folder.")
+    if any(place.holds(model) for model in plan.models):
+        raise InputError(f"the output '{place.out}' is or holds one of the inputs", "Choose another folder.")
 
 
 def _check_device(device: str) -> None:
@@ -221,10 +243,13 @@ def _check_device(device: str) -> None:
 
 
 def _write_files(plan: Plan, folder: Path, shards: Mapping[str, list[Shard]]) -> None:
+    """Everything beside the weights but the manifest."""
     for prefix, files in shards.items():
         if len(files) > 1:
             stem = files[0].file.rsplit("-", 3)[0]
-            (folder / prefix / f"{stem}.safetensors.index.json").write_text(index_json(files), encoding="utf-8")
+            path = folder / prefix / f"{stem}.safetensors.index.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(index_json(files), encoding="utf-8")
     for file in plan.files:
         path = folder / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,6 +258,7 @@ def _write_files(plan: Plan, folder: Path, shards: Mapping[str, list[Shard]]) ->
         elif file.source is not None:
             copyfile(file.source, path)
     (folder / "recipe.yml").write_text(plan.recipe_text, encoding="utf-8")
+    (folder / "README.md").write_text(card_text(plan), encoding="utf-8")
 
 
 def _late_notes(plan: Plan, findings: Findings) -> list[str]:
