@@ -72,6 +72,7 @@ class Fused:
         kept: How entries are kept.
         ranges: Its ranges, (start, stop).
         zero_sign: What an even split elects; None until the majority is known.
+        told: Is told how many bytes were read, after each range.
     """
 
     def __init__(self, tensor: PlannedTensor, lowered: Lowered, sources: Sources, seed: int):
@@ -81,6 +82,7 @@ class Fused:
         self.codes = np.array([CODES[dtype.name] for dtype in sources.dtypes])
         self.kept = Kept.of(lowered, tensor.size)
         self.zero_sign = lowered.zero_sign
+        self.told: Callable[[int], None] | None = None
         self._decided = False
         self._key = NoiseKey(seed, tensor.name)
         ones = np.ones(self.count, np.float32)
@@ -248,6 +250,8 @@ class Fused:
             keep = (self.kept.mode, self.kept.low, self.kept.high, left, noise, at - start)
             if block(raw, n, keep, at):
                 raise NotFiniteError(self)
+        if self.told is not None:
+            self.told(sum(dtype.itemsize for dtype in self.sources.dtypes) * (stop - start))
 
     def _noise(self, segment: int) -> NumpyArray:
         """Keys and thresholds of the models for a range, which is one segment of noise."""

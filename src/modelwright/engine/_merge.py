@@ -91,11 +91,15 @@ class Merge:
     def _survey_fused(self, members: Sequence[Fused]) -> Iterator[tuple[str, int, Program]]:
         from modelwright.engine._ranks import find_thresholds
 
-        lowered = members[0].lowered
+        lowered, total = members[0].lowered, self._bytes(self.merged)
+        for member in members:
+            member.told = self._read
         if lowered.whole_model:
-            yield "thresholds", 0, find_thresholds(members)
+            yield "thresholds", total, find_thresholds(members)
         if lowered.zero_sign is None:
-            yield "majority sign", 0, self._majority(members)
+            yield "majority sign", total, self._majority(members)
+        for member in members:
+            member.told = None
         self._known = {member.tensor.name: member for member in members}
 
     def _majority(self, members: Sequence[Fused]) -> Program:
@@ -125,7 +129,7 @@ class Merge:
                     np.add(total[0], result, out=total[0])
                 else:
                     total.append(result)
-                self.findings.bytes_done += self._bytes([tensor])
+            self._read(self._bytes([tensor]))
 
         yield [partial(collect, tensor) for tensor in self.merged]
         in_order = {tensor.name: listed[tensor.name] for tensor in self.merged} if listed else {}
@@ -247,8 +251,12 @@ class Merge:
         self.recall(tensor, number, done)
         start, stop = ranges(tensor.size)[number]
         read = sum(self.plan.models[s.model][s.name].dtype.itemsize for s in tensor.sources) * (stop - start)
+        self._read(read)
+
+    def _read(self, count: int) -> None:
+        """Note bytes that are through, for the progress bar."""
         with self._lock:
-            self.findings.bytes_done += read
+            self.findings.bytes_done += count
 
     def recall(self, tensor: PlannedTensor, number: int, done: RangeDone) -> None:
         """Take over what a range has shown, now or in an earlier run."""

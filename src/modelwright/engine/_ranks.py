@@ -31,7 +31,7 @@ _SMALL = 1 << 17
 _COUNTERS = 1 << 20
 _LARGEST = 0x7F7FFFFF
 #: Bytes of collected values that may be held for one tensor.
-_MOST_HELD = 32 << 20
+_MOST_HELD = 64 << 20
 #: Elements that are sampled together.
 _STRETCH = 512
 _ALL_TIES = 1 << 62
