@@ -47,7 +47,7 @@ def relative(found: Any, expected: Any) -> float:
 def identity(method: Method, case: Case) -> float:
     model, count = case.base, len(case.models)
     bases = [model, None] if method.base == "optional" else [model]
-    return max(in_ulps(call(method, [model] * count, base, case.parameters), model) for base in bases) / count
+    return max(in_ulps(call(method, [model] * count, base, case.parameters), model) for base in bases) / (count + 1)
 
 
 def base(method: Method, case: Case) -> float:

@@ -32,7 +32,7 @@ Base = Literal["required", "optional", "ignored"]
 #: They speak of tensors whose norms are above the floors that guard divisions, and of any numbers in range. Options
 #: stand at their defaults for identity, negation and single (an even vote, say, has no opposite), else at any value.
 LAWS: dict[str, str] = {
-    "identity": "n equal models (and that model as the base) give that model, within n units in the last place",
+    "identity": "n equal models (and that model as the base) give that model, within n + 1 units in the last place",
     "permutation": "permuting the models together with their parameters changes nothing beyond rounding",
     "base": "models equal to the base give the base",
     "scaling": "scaling every task vector by a power of two scales the merged task vector by it",

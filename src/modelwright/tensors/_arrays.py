@@ -22,6 +22,8 @@ def namespace(*arrays: Array) -> Any:
     Raises:
         TypeError: The arrays belong to different libraries.
     """
+    if all(map(is_numpy, arrays)):
+        return np  # which follows the standard itself; array_api_compat's wrapper of it takes a tenth of a second to import
     return array_api_compat.array_namespace(*arrays)
 
 
