@@ -163,6 +163,38 @@ def test_same_bytes_for_any_block(block: int, models: Path, tmp_path: Path) -> N
         assert tiny.contents(out) == merged(models, tmp_path / method, method, parsed, kernels="never")
 
 
+RANKED = [
+    case for case in CASES if case[0] in ("ties", "breadcrumbs", "breadcrumbs_ties") and case[1].get("scope") != "row"
+]
+
+
+@pytest.mark.parametrize(("method", "options"), RANKED)
+@pytest.mark.parametrize("trouble", ["nothing held", "too low", "too high", "wide"])
+def test_thresholds_are_exact_whatever_the_sample_said(
+    trouble: str, method: str, options: dict[str, Any], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting instead of collecting, brackets that miss to either side, brackets too wide for the counters."""
+    from modelwright.engine import _ranks
+
+    original = _ranks._bracket
+
+    def bracket(targets: Any, sample: Any, size: int) -> None:
+        original(targets, sample, size)
+        for target in targets:
+            target.low, target.high, target.inside = {
+                "nothing held": (target.low, target.high, 1.0),
+                "too low": (0, 1, 0.0),
+                "too high": (0x7F000000, 0x7F000001, 0.0),
+                "wide": (0, 0x7F7FFFFF, 1.0),
+            }[trouble]
+
+    monkeypatch.setattr(_ranks, "_bracket", bracket)
+    if trouble != "too high":
+        monkeypatch.setattr(_ranks, "_MOST_HELD", 1000)
+    expected = merged(models, tmp_path / "functions", method, options, kernels="never")
+    assert merged(models, tmp_path / "kernels", method, options, kernels="always") == expected
+
+
 # --- what is not finite ---------------------------------------------------------------------------------------------
 
 

@@ -120,7 +120,7 @@ _MOST_HELD = 32
 _NOTHING: dict[Path, int] = {}
 #: Who streams a file reads what is this far ahead in a moment: the disk may fetch it meanwhile. Of short reads nobody knows.
 _AHEAD, _WORTH = 8 << 20, 1 << 16
-_can_advise = False and hasattr(os, "posix_fadvise")  # not on macOS
+_can_advise = hasattr(os, "posix_fadvise")  # not on macOS
 
 
 @contextmanager
