@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,33 @@ def test_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (answer["ok"], answer["problems"]) == (False, [{"what": "config.json is missing", "mend": "", "where": ""}])
     assert run(["verify", "nothing"]) == 2
     assert capsys.readouterr().err == "error: no folder 'nothing'. Give the output of a merge.\n"
+
+
+# --- audits ---------------------------------------------------------------------------------------------------------
+
+
+def test_whole_files_are_hashed_for_audits(here: Path) -> None:
+    blake3 = pytest.importorskip("blake3").blake3
+    mw.merge("recipe.yml").save("out", hash="blake3", shard_bytes=300)
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    for name, entry in manifest["files"].items():
+        assert entry["blake3"] == blake3(Path("out", name).read_bytes()).hexdigest()
+    assert mw.verify("out").problems == ()
+    manifest["files"]["config.json"]["blake3"] = "0" * 64
+    Path("out/manifest.json").write_text(json.dumps(manifest))
+    assert mw.verify("out").problems == (
+        "config.json has another BLAKE3 hash, though its chunks have theirs: the manifest or the file was tampered with",
+    )
+
+
+def test_hashes_that_are_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(mw.InputError, match="^hash must be xxh3 or blake3, got 'md5'\\.$"):
+        mw.merge("recipe.yml").save("out", hash="md5")
+    monkeypatch.setitem(sys.modules, "blake3", None)
+    with pytest.raises(mw.InputError) as found:
+        mw.merge("recipe.yml").save("out", hash="blake3")
+    assert str(found.value) == (
+        "--hash blake3 needs the package 'blake3', which is not installed. Install the extra: pip install \"modelwright[audit]\"."
+    )
+    assert not Path("out").exists()
+    assert not Path("out.partial").exists()

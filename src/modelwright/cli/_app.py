@@ -117,6 +117,9 @@ def merge(
     staging: Annotated[
         Path | None, typer.Option("--staging", help="Where an output behind a URL is made before it is uploaded.")
     ] = None,
+    hashing: Annotated[
+        str, typer.Option("--hash", metavar="xxh3 | blake3", help="blake3 hashes whole files as well, for audits.")
+    ] = "xxh3",
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -129,7 +132,12 @@ def merge(
 
     job = job_of(inputs, method, base, sets, seed, plugin)
     options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "threads": threads, "device": device}
-    options |= {"allow_nonfinite": allow_nonfinite, "shard_bytes": size_of(shard_size), "staging": staging}
+    options |= {
+        "allow_nonfinite": allow_nonfinite,
+        "shard_bytes": size_of(shard_size),
+        "staging": staging,
+        "hash": hashing,
+    }
     run_merge(job, out, options, json=json, quiet=quiet)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import xxhash
 from modelwright.engine._merge import Findings
 from modelwright.engine._output import CHUNK
 from modelwright.engine._sources import ranges
+from modelwright.errors import MissingExtraError
 from modelwright.recipe import Plan
 
 
@@ -28,6 +29,29 @@ def file_hashes(folder: Path, skip: Collection[str] = ()) -> dict[str, dict[str,
                     chunks.append(xxhash.xxh3_128_hexdigest(block))
             table[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "xxh3_128": chunks}
     return table
+
+
+def audit_hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """BLAKE3 of whole files: slower than the chunks' hashes, and what nobody can forge.
+
+    Raises:
+        MissingExtraError: The package blake3 is not installed.
+    """
+    blake3 = _blake3()
+    return {name: blake3(max_threads=blake3.AUTO).update_mmap(folder / name).hexdigest() for name in names}
+
+
+def check_audit() -> None:
+    """Refuse early what `audit_hashes` would refuse late."""
+    _blake3()
+
+
+def _blake3() -> Any:
+    try:
+        from blake3 import blake3
+    except ModuleNotFoundError:
+        raise MissingExtraError("--hash blake3", "blake3", "audit") from None
+    return blake3
 
 
 def manifest_json(

@@ -16,7 +16,7 @@ from modelwright.engine._device import torch_for
 from modelwright.engine._folder import Destination, LocalFolder, Partial, check_disk, partial_folder, settled
 from modelwright.engine._identity import changed_inputs, identity
 from modelwright.engine._journal import Journal
-from modelwright.engine._manifest import file_hashes, manifest_json
+from modelwright.engine._manifest import audit_hashes, check_audit, file_hashes, manifest_json
 from modelwright.engine._merge import WORTH, Findings, Merge
 from modelwright.engine._output import Output, WeightFiles
 from modelwright.engine._sources import ranges
@@ -44,6 +44,7 @@ class Options:
         staging: Where an output behind a URL is made before it is uploaded, in a folder of its own; default a folder in
             `$MODELWRIGHT_CACHE`, or in the user's cache.
         allow_nonfinite: Let NaN and infinity in the inputs pass, and say where they are.
+        hash: `xxh3` for the chunks of files; `blake3` writes that of whole files into the manifest as well, for audits.
         kernels: `auto` takes the fused kernels for all but small merges; `always`; `never`.
         progress: Called as bytes are done.
     """
@@ -55,6 +56,7 @@ class Options:
     shard_bytes: int = SHARD_BYTES
     staging: str | Path | None = None
     allow_nonfinite: bool = False
+    hash: Literal["xxh3", "blake3"] = "xxh3"
     kernels: Literal["auto", "always", "never"] = "auto"
     progress: Progress | None = None
 
@@ -63,6 +65,8 @@ class Options:
             raise InputError(f"threads must be 0 (all cores) or more, got {self.threads}")
         if self.shard_bytes < 1:
             raise InputError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
+        if self.hash not in ("xxh3", "blake3"):
+            raise InputError(f"hash must be xxh3 or blake3, got '{self.hash}'")
 
     @property
     def workers(self) -> int:
@@ -146,6 +150,9 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         notes = [*plan.notes, *_late_notes(plan, merge.findings)]
         table = files.table()
         hashes = table | file_hashes(partial.path, skip=table)
+        if options.hash == "blake3":
+            audited = audit_hashes(partial.path, hashes)
+            hashes = {name: entry | {"blake3": audited[name]} for name, entry in hashes.items()}
         run = {
             "started": started, "seconds": round(time.time() - started, 3), "threads": options.workers,
             "device": options.device, "resumes": partial.resumes, "folder": plan.folder,
@@ -223,6 +230,8 @@ def check_out(plan: Plan, place: Destination, options: Options, also: int = 0) -
     place.check(overwrite=options.overwrite, restart=options.restart)
     check_disk(place.folder, plan.bytes_out + also)
     _check_device(options.device)
+    if options.hash == "blake3":
+        check_audit()
 
 
 def check_inputs(plan: Plan, place: Destination) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from modelwright.checkpoint import Checkpoint, NumpyArray, open as open_checkpoint
-from modelwright.engine._manifest import input_hashes
+from modelwright.engine._manifest import audit_hashes, input_hashes
 from modelwright.engine._run import Options, run_merge
 from modelwright.errors import InputError, listing
 from modelwright.recipe import Plan
@@ -109,6 +109,10 @@ def _damage(out: Path, name: str, entry: Mapping[str, Any], step: int) -> list[s
         for number, digest in enumerate(entry["xxh3_128"]):
             if xxhash.xxh3_128_hexdigest(file.read(step)) != digest:
                 bad.append(number)
+    if not bad and "blake3" in entry and audit_hashes(out, [name])[name] != entry["blake3"]:
+        return [
+            f"{name} has another BLAKE3 hash, though its chunks have theirs: the manifest or the file was tampered with"
+        ]
     if not bad:
         return []
     chunks = f"{len(bad)} of {len(entry['xxh3_128'])} chunks of {name} differ"
