@@ -223,7 +223,7 @@ def test_whole_files_are_hashed_for_audits(here: Path) -> None:
 
 
 def test_hashes_that_are_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(mw.InputError, match="^hash must be xxh3 or blake3, got 'md5'\\.$"):
+    with pytest.raises(mw.InputError, match=r"^hash must be xxh3 or blake3, got 'md5'\.$"):
         mw.merge("recipe.yml").save("out", hash="md5")
     monkeypatch.setitem(sys.modules, "blake3", None)
     with pytest.raises(mw.InputError) as found:
