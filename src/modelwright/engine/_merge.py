@@ -18,9 +18,9 @@ from modelwright.engine._journal import Journal, RangeDone
 from modelwright.engine._output import Memory, Output
 from modelwright.engine._sources import BLOCK, Scratch, Sources, blocks, ranges
 from modelwright.engine._whole import Look, NotFiniteError, bytes_of, compute, facts_for, too_large, wide_inputs
-from modelwright.engine._work import Program, run_here
+from modelwright.engine._work import Program, Tally, run_here
 from modelwright.errors import RunError
-from modelwright.methods import Lowered, Shape
+from modelwright.methods import Lowered, Round, Shape
 from modelwright.recipe import Input, Plan, PlannedTensor
 
 if TYPE_CHECKING:  # imported when the first tensor needs it: loading the kernels takes longer than a small merge
@@ -113,27 +113,25 @@ class Merge:
         for member in members:
             member.zero_sign = 1.0 if sum(net) > 0 else -1.0
 
-    def _round(self, entry: Any, facts: dict[str, Any]) -> Program:
+    def _round(self, entry: Round, facts: dict[str, Any]) -> Program:
         """One map-reduce round of the method's own, by its array functions."""
-        listed: dict[str, Any] = {}
-        total: list[Any] = []
+        tally = Tally() if entry.fold == "sum" else None
+        results = yield [
+            partial(self._collect, entry, tensor, facts_for(facts, tensor.name), tally) for tensor in self.merged
+        ]
+        listed = {tensor.name: result for tensor, result in zip(self.merged, results, strict=True)}
+        facts |= entry.reduce(Tally.total(results) if tally else listed, self.merged[0].parameters, facts)
 
-        def collect(tensor: PlannedTensor) -> None:
-            with on(self.device), np.errstate(over="ignore", invalid="ignore"):
-                models, base = wide_inputs(self.plan, tensor, self.device, Look(self.allow))
-                result = entry.collect(models, base, tensor.parameters, facts_for(facts, tensor.name))
-            with self._lock:
-                if entry.fold == "list":
-                    listed[tensor.name] = result
-                elif total:  # counts, so the order does not matter
-                    np.add(total[0], result, out=total[0])
-                else:
-                    total.append(result)
-            self._read(self._bytes([tensor]))
-
-        yield [partial(collect, tensor) for tensor in self.merged]
-        in_order = {tensor.name: listed[tensor.name] for tensor in self.merged} if listed else {}
-        facts |= entry.reduce(in_order if entry.fold == "list" else total[0], self.merged[0].parameters, facts)
+    def _collect(self, entry: Round, tensor: PlannedTensor, facts: Mapping[str, Any], tally: Tally | None) -> Any:
+        """A tensor's share of a statistic, or the sum that it was added to."""
+        with on(self.device), np.errstate(over="ignore", invalid="ignore"):
+            models, base = wide_inputs(self.plan, tensor, self.device, Look(self.allow))
+            result = entry.collect(models, base, tensor.parameters, facts)
+        self._read(self._bytes([tensor]))
+        if tally is None:
+            return result
+        part = tally.part(lambda: result)  # of counts, so the order does not matter
+        return np.add(part, result, out=part)
 
     # --- tensors ----------------------------------------------------------------------------------------------------
 

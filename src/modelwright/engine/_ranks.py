@@ -9,7 +9,6 @@ the tensors in output order where ranks count over the whole model.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from modelwright.checkpoint import NumpyArray
 from modelwright.engine._fused import Fused, Kept
 from modelwright.engine._sources import BLOCK, Scratch
 from modelwright.engine._whole import NotFiniteError
-from modelwright.engine._work import Program
+from modelwright.engine._work import Program, Tally
 from modelwright.methods import Ranks
 from modelwright.tensors import kernels
 
@@ -99,7 +98,10 @@ def find_thresholds(members: Sequence[Fused]) -> Program:
     if not targets:
         return
     if size <= _SMALL:
-        yield [partial(_rank_in_memory, members, targets)]
+        (ranked,) = yield [partial(_rank_in_memory, members, targets)]
+        for target, (value, spare, by_range) in zip(targets, ranked, strict=True):
+            target.found(value, spare, sum(by_range))
+            target.by_range = by_range
     else:
         samples = yield [partial(_sample, member, size) for member in members if member.tensor.size]
         _bracket(targets, np.concatenate(samples, axis=1), size)
@@ -127,19 +129,22 @@ def _targets(keep: Sequence[Any], kept: Kept, size: int) -> list[Target]:
     return targets
 
 
-def _rank_in_memory(members: Sequence[Fused], targets: Sequence[Target]) -> None:
+def _rank_in_memory(members: Sequence[Fused], targets: Sequence[Target]) -> list[tuple[int, int, list[int]]]:
+    """Of each target its bits, how many of those that equal it are meant, and how many there are in each range."""
     parts: list[NumpyArray] = []
     for member in members:
         rows = _scratch.rows(len(member.codes))
         for i in range(len(member.codes)):
             member.sources.read(i, 0, member.tensor.size, rows[i])
         parts.append(_bits(member, rows, member.tensor.size))
+    found: list[tuple[int, int, list[int]]] = []
     for target in targets:
         bits = np.concatenate([part[target.model] for part in parts])
         place = bits.size - target.rank
         value = np.partition(bits, place)[place]
-        target.by_range = [int(np.count_nonzero(part[target.model] == value)) for part in parts if part.size]
-        target.found(int(value), target.rank - int(np.count_nonzero(bits > value)), sum(target.by_range))
+        by_range = [int(np.count_nonzero(part[target.model] == value)) for part in parts if part.size]
+        found.append((int(value), target.rank - int(np.count_nonzero(bits > value)), by_range))
+    return found
 
 
 def _sample(member: Fused, size: int) -> NumpyArray:
@@ -246,28 +251,24 @@ class _Count(_Collect):
     def __init__(self, targets: Sequence[Target], size: int):
         super().__init__(targets)
         self._dtype = np.uint32 if size < 1 << 32 else np.uint64
-        self._own = threading.local()
-        self._all: list[NumpyArray] = []
+        self._tally = Tally()
 
     def range(self, member: Fused, number: int) -> Any:
-        """Of each target how many values of a range are beyond its bracket; those inside are added to counters."""
-        if not hasattr(self._own, "counts"):  # each thread has its own
-            self._own.counts = np.zeros((len(self.targets), _COUNTERS), self._dtype)
-            self._all.append(self._own.counts)
-        counts, above = self._own.counts, np.zeros(len(self.targets), np.int64)
+        """Of each target how many values of a range are beyond its bracket; and counters, to which those inside are added."""
+        counts = self._tally.part(lambda: np.zeros((len(self.targets), _COUNTERS), self._dtype))
+        above = np.zeros(len(self.targets), np.int64)
 
         def take(near: NumpyArray, filled: NumpyArray) -> None:
             for t, target in enumerate(self.targets):
                 kernels.scatter(near[t][: filled[t]], np.uint32(target.low), np.uint32(target.shift), counts[t])
 
         self.scan(member, number, above, take)
-        return above
+        return above, counts
 
     def finish(self, results: Sequence[Any]) -> None:
         """Find the values, or narrower brackets around them."""
-        above, counts = np.sum(results, axis=0), self._all[0]
-        for others in self._all[1:]:
-            counts += others
+        above = np.sum([beyond for beyond, _ in results], axis=0)
+        counts = Tally.total(part for _, part in results)
         for t, target in enumerate(self.targets):
             bucket, before = kernels.find(counts[t], target.rank - int(above[t]))
             if target.missed(int(above[t]), before if bucket < 0 else target.rank):

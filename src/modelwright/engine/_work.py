@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
-from modelwright.checkpoint import keep_open
+import numpy as np
+
+from modelwright.checkpoint import NumpyArray, keep_open
 
 Task = Callable[[], Any]
 #: Yields tasks, is sent their results in order, returns anything.
@@ -19,6 +21,34 @@ Program = Generator[Sequence[Task], list[Any], Any]
 
 #: Called now and then by the thread that waits.
 Tick = Callable[[], None]
+
+
+class Tally:
+    """A sum of whole numbers that tasks add to. Each thread has a part of its own, and every task returns its thread's.
+
+    So the parts come back from other processes too, where a copy of this is pickled with the tasks.
+    """
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tally, ()
+
+    def part(self, like: Callable[[], NumpyArray]) -> NumpyArray:
+        """This thread's part; zeros like what is given at first."""
+        if not hasattr(self._own, "part"):
+            self._own.part = np.zeros_like(like())
+        return self._own.part
+
+    @staticmethod
+    def total(parts: Iterable[NumpyArray]) -> NumpyArray:
+        """The sum of what tasks returned, in which each part stands as often as its thread had a task."""
+        first, *others = {id(part): part for part in parts}.values()
+        total = first.copy()
+        for other in others:
+            total += other
+        return total
 
 
 def run_here(program: Program) -> Any:
