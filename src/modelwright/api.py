@@ -21,6 +21,7 @@ from modelwright.engine import (
     Options,
     Result,
     Verification,
+    check_engine,
     check_inputs,
     check_out,
     destination,
@@ -359,6 +360,7 @@ class Job:
             return execute(plans[0], out, choice)
         for plan in plans:
             check_inputs(plan, place)
+        check_engine(self._objects.values(), choice)
         check_out(plans[-1], place, choice)  # before the inputs are read to see which steps are done
         folders = self._step_folders(place.steps)
         undone = [name for name, folder in folders.items() if not (folder / "manifest.json").is_file()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 #: Characters of one message; names in files can be as long as the file.
 _LONGEST = 4000
@@ -74,6 +75,16 @@ class InputError(ValueError):
             problems = [problems]
         self.problems: tuple[Problem, ...] = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _input_error, (type(self), self.problems)
+
+
+def _input_error(kind: type[InputError], problems: tuple[Problem, ...]) -> InputError:
+    """One that comes from another process, whatever its class is made from."""
+    error = kind.__new__(kind)
+    InputError.__init__(error, problems)
+    return error
 
 
 class MissingExtraError(InputError):

@@ -164,6 +164,9 @@ class _RemoteFile:
         self._repo, self._revision, self._commit, self._name, self._path = repo, revision, commit, name, path
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:  # into another process, without the lock
+        return _RemoteFile, (self._repo, self._revision, self._commit, self._name, self._path)
+
     def header(self) -> tuple[dict[str, TensorRef], dict[str, str]]:
         """Its tensors and metadata, for which nothing but the header is transferred."""
         with self._reached():

@@ -19,6 +19,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -199,6 +200,9 @@ class _RemoteFile:
     def __init__(self, place: Place, stamp: Stamp, path: Path):
         self._place, self._stamp, self._path = place, stamp, path
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:  # into another process, without the lock
+        return _RemoteFile, (self._place, self._stamp, self._path)
 
     def header(self) -> tuple[dict[str, TensorRef], dict[str, str]]:
         """Its tensors and metadata, for which nothing but the header is transferred."""

@@ -111,6 +111,10 @@ def merge(
     seed: Seed = None,
     threads: Threads = 0,
     device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, mps, xpu.")] = "cpu",
+    engine: Annotated[str, typer.Option("--engine", help="threads, or ray: tasks on a Ray cluster.")] = "threads",
+    address: Annotated[
+        str | None, typer.Option("--address", help="With --engine ray: a running cluster, or auto.")
+    ] = None,
     shard_size: Annotated[
         str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")
     ] = "5GB",
@@ -137,6 +141,8 @@ def merge(
         "shard_bytes": size_of(shard_size),
         "staging": staging,
         "hash": hashing,
+        "engine": engine,
+        "address": address,
     }
     run_merge(job, out, options, json=json, quiet=quiet)
 

@@ -7,6 +7,7 @@ from modelwright.engine._run import (
     Options as Options,
     Progress as Progress,
     Result as Result,
+    check_engine as check_engine,
     check_inputs as check_inputs,
     check_out as check_out,
     destination as destination,

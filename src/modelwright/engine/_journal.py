@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from modelwright.checkpoint import Stamp
 
@@ -106,6 +106,18 @@ def _take(past: Past, line: bytes) -> bool:
     except (ValueError, KeyError, TypeError):
         return False
     return True
+
+
+class Listener(Protocol):
+    """Who is told of what is finished."""
+
+    def range(self, tensor: int, number: int, done: RangeDone) -> None:
+        """Note a range that was written."""
+        ...
+
+    def chunk(self, file: int, number: int, digest: str) -> None:
+        """Note a complete chunk."""
+        ...
 
 
 class Journal:

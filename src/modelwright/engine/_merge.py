@@ -14,7 +14,7 @@ import xxhash
 
 from modelwright.checkpoint import NumpyArray
 from modelwright.engine._device import on
-from modelwright.engine._journal import Journal, RangeDone
+from modelwright.engine._journal import Listener, RangeDone
 from modelwright.engine._output import Memory, Output
 from modelwright.engine._sources import BLOCK, Scratch, Sources, blocks, ranges
 from modelwright.engine._whole import Look, NotFiniteError, bytes_of, compute, facts_for, too_large, wide_inputs
@@ -71,6 +71,14 @@ class Merge:
         self._total = sum(tensor.size for tensor in self.merged)
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs in order to merge tensors of the plan too; it has findings of its own."""
+        return {name: value for name, value in vars(self).items() if name not in ("findings", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self.findings, self._lock = Findings(), threading.Lock()
+
     # --- facts about the whole model --------------------------------------------------------------------------------
 
     def survey(self) -> Iterator[tuple[str, int, Program]]:
@@ -85,13 +93,13 @@ class Merge:
             return
         facts: dict[str, Any] = {}
         for entry in self.plan.method.rounds(self.merged[0].parameters):
-            yield entry.name, self._bytes(self.merged), self._round(entry, facts)
+            yield entry.name, self.nbytes(self.merged), self._round(entry, facts)
         self.facts = facts
 
     def _survey_fused(self, members: Sequence[Fused]) -> Iterator[tuple[str, int, Program]]:
         from modelwright.engine._ranks import find_thresholds
 
-        lowered, total = members[0].lowered, self._bytes(self.merged)
+        lowered, total = members[0].lowered, self.nbytes(self.merged)
         for member in members:
             member.told = self._read
         if lowered.whole_model:
@@ -127,7 +135,7 @@ class Merge:
         with on(self.device), np.errstate(over="ignore", invalid="ignore"):
             models, base = wide_inputs(self.plan, tensor, self.device, Look(self.allow))
             result = entry.collect(models, base, tensor.parameters, facts)
-        self._read(self._bytes([tensor]))
+        self._read(self.nbytes([tensor]))
         if tally is None:
             return result
         part = tally.part(lambda: result)  # of counts, so the order does not matter
@@ -136,7 +144,11 @@ class Merge:
     # --- tensors ----------------------------------------------------------------------------------------------------
 
     def programs(
-        self, output: Output, journal: Journal | None = None, skip: Mapping[int, set[int]] | None = None
+        self,
+        output: Output,
+        journal: Listener | None = None,
+        skip: Mapping[int, set[int]] | None = None,
+        some: range | None = None,
     ) -> Iterator[Program]:
         """A program for each tensor that is not finished.
 
@@ -144,16 +156,18 @@ class Merge:
             output: Takes the bytes.
             journal: Is told of every range.
             skip: Of each tensor the ranges that are written already.
+            some: Which tensors, by their place in the plan; all unless given.
         """
-        for index, tensor in enumerate(self.plan.tensors):
+        for index in some or range(len(self.plan.tensors)):
+            tensor = self.plan.tensors[index]
             todo = [number for number in range(len(ranges(tensor.size))) if number not in (skip or {}).get(index, ())]
             if todo or not tensor.size:
                 yield self._program(index, tensor, todo, output, journal)
 
     def _program(
-        self, index: int, tensor: PlannedTensor, todo: Sequence[int], output: Output, journal: Journal | None
+        self, index: int, tensor: PlannedTensor, todo: Sequence[int], output: Output, journal: Listener | None
     ) -> Program:
-        note = partial(self._note, index, tensor, journal)
+        note = partial(self.note, index, tensor, journal)
         sources = Sources(self.plan, tensor)
         plain = tensor.action != "merge" and all(dtype == tensor.dtype.numpy for dtype in sources.dtypes)
         if plain and sources.streamed:
@@ -242,7 +256,7 @@ class Merge:
         note(number, RangeDone(tuple(one.hexdigest() for one in hashes), differs=labels))
         output.done(tensor.name, start * size, stop * size)
 
-    def _note(self, index: int, tensor: PlannedTensor, journal: Journal | None, number: int, done: RangeDone) -> None:
+    def note(self, index: int, tensor: PlannedTensor, journal: Listener | None, number: int, done: RangeDone) -> None:
         """Keep what a range has shown, here and in the journal."""
         if journal is not None:
             journal.range(index, number, done)
@@ -313,7 +327,8 @@ class Merge:
             members.append(Fused(tensor, lowered, sources, self.plan.recipe.seed))
         return members
 
-    def _bytes(self, tensors: Sequence[PlannedTensor]) -> int:
+    def nbytes(self, tensors: Sequence[PlannedTensor]) -> int:
+        """Bytes that are read for these tensors."""
         return sum(self.plan.models[s.model][s.name].nbytes for tensor in tensors for s in tensor.sources)
 
     def one(self, tensor: PlannedTensor) -> NumpyArray:

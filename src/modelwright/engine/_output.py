@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import xxhash
 
 from modelwright.checkpoint import NumpyArray, Shard
-from modelwright.engine._journal import Journal
+from modelwright.engine._journal import Listener
 
 #: Bytes of a file that have a hash of their own.
 CHUNK = 4 << 20
@@ -59,13 +59,14 @@ class WeightFiles:
         self,
         folder: Path,
         shards: Mapping[str, Sequence[Shard]],
-        journal: Journal,
+        journal: Listener,
         on_complete: Callable[[str], None] = lambda name: None,
     ):
         listed = [(prefix, shard) for prefix, files in shards.items() for shard in files]
         self.names = [prefix + shard.file for prefix, shard in listed]
         self.hashes: list[list[str]] = [[""] * -(-shard.nbytes // CHUNK) for _, shard in listed]
         self._paths = [folder / name for name in self.names]
+        self.folder, self.shards = folder, shards
         self._shards = [shard for _, shard in listed]
         self._journal = journal
         self._on_complete = on_complete
@@ -154,9 +155,25 @@ class WeightFiles:
                     continue
             digest = self._hash(file, chunk)
             self._send(file, chunk)
-            self.hashes[file][chunk] = digest
-            self._journal.chunk(file, chunk, digest)
-            self._close(file)
+            self._completed(file, chunk, digest)
+
+    def _completed(self, file: int, chunk: int, digest: str) -> None:
+        self.hashes[file][chunk] = digest
+        self._journal.chunk(file, chunk, digest)
+        self._close(file)
+
+    def take(self, chunks: Mapping[tuple[int, int], str]) -> None:
+        """Take chunks as complete that another process has written as a whole, and hashed."""
+        for (file, chunk), digest in chunks.items():
+            with self._lock:
+                known, self._left[file][chunk] = self._left[file][chunk] == 0, 0
+            if not known:
+                self._completed(file, chunk, digest)
+
+    def flush(self, names: Iterable[str]) -> None:
+        """Bring to the disk what this machine holds of the files that these tensors are in."""
+        for file in sorted({self._where[name].file for name in names}):
+            flush(self._paths[file])
 
     def _close(self, file: int, *, told: bool = True) -> None:
         """Count one more chunk of a file as complete; with the last, so is the file."""

@@ -237,6 +237,7 @@ class _Collect:
         for t, target in enumerate(self.targets):
             parts = [inside[t] for _, inside in results]
             values = np.concatenate(parts)
+            parts = np.split(values, np.cumsum([len(part) for part in parts])[:-1])
             if target.missed(int(above[t]), values.size):
                 continue
             value, larger, ties = kernels.select(values, target.rank - int(above[t]), np.empty_like(values))

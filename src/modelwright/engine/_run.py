@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
-from typing import Literal
+from typing import Literal, Protocol
 
-from modelwright.checkpoint import MANIFEST, Shard, index_json, is_url, plain_path
+from modelwright.checkpoint import MANIFEST, Checkpoint, Shard, index_json, is_url, plain_path
 from modelwright.engine._card import card_text
 from modelwright.engine._device import torch_for
 from modelwright.engine._folder import Destination, LocalFolder, Partial, check_disk, partial_folder, settled
@@ -21,7 +22,7 @@ from modelwright.engine._merge import WORTH, Findings, Merge
 from modelwright.engine._output import Output, WeightFiles
 from modelwright.engine._sources import ranges
 from modelwright.engine._store import StoreFolder
-from modelwright.engine._work import Program, run_programs
+from modelwright.engine._work import Program, Tick, run_programs
 from modelwright.errors import InputError, RunError
 from modelwright.recipe import Plan
 
@@ -47,6 +48,9 @@ class Options:
         hash: `xxh3` for the chunks of files; `blake3` writes that of whole files into the manifest as well, for audits.
         kernels: `auto` takes the fused kernels for all but small merges; `always`; `never`.
         progress: Called as bytes are done.
+        engine: `threads` of this process, or `ray`: tasks on a Ray cluster, all of whose nodes have the inputs and the
+            output at the same paths. `threads` counts for each task then, and 0 is one.
+        address: Of the Ray cluster, `auto` for one that runs on this machine; else `$RAY_ADDRESS`, or one of its own.
     """
 
     threads: int = 0
@@ -59,8 +63,17 @@ class Options:
     hash: Literal["xxh3", "blake3"] = "xxh3"
     kernels: Literal["auto", "always", "never"] = "auto"
     progress: Progress | None = None
+    engine: Literal["threads", "ray"] = "threads"
+    address: str | None = None
 
     def __post_init__(self) -> None:
+        if self.engine not in ("threads", "ray"):
+            raise InputError(f"engine must be 'threads' or 'ray', got '{self.engine}'")
+        if self.address is not None and self.engine != "ray":
+            raise InputError(
+                f"address is where a Ray cluster is, and engine is '{self.engine}'",
+                "Add --engine ray (engine='ray'), or leave the address out.",
+            )
         if self.threads < 0:
             raise InputError(f"threads must be 0 (all cores) or more, got {self.threads}")
         if self.shard_bytes < 1:
@@ -135,15 +148,16 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
     options = options or Options()
     place = destination(out, options)
     check_out(plan, place, options)
+    check_engine(plan.models, options)
     started = time.time()
     shards = plan.shards(options.shard_bytes)
     about = identity(plan, shards)
-    with partial_folder(place, about, restart=options.restart) as partial:
+    with _crew(options) as crew, partial_folder(place, about, restart=options.restart) as partial:
         merge = options.merge(plan)
         journal = Journal(partial.path, about, partial.past)
         partial.journal = journal
         _write_files(plan, partial.path, shards)
-        files = _merged(merge, place, partial, shards, journal, options)
+        files = _merged(merge, place, partial, shards, journal, options, crew)
         changed = changed_inputs(plan, about)
         if changed:
             raise RunError(f"'{changed}' changed while it was being merged, so the output is discarded. Merge again.")
@@ -153,14 +167,53 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         if options.hash == "blake3":
             audited = audit_hashes(partial.path, hashes)
             hashes = {name: entry | {"blake3": audited[name]} for name, entry in hashes.items()}
+        threads = options.workers if options.engine == "threads" else options.threads or 1  # of each task
         run = {
-            "started": started, "seconds": round(time.time() - started, 3), "threads": options.workers,
-            "device": options.device, "resumes": partial.resumes, "folder": plan.folder,
+            "started": started, "seconds": round(time.time() - started, 3), "threads": threads,
+            "engine": options.engine, "device": options.device, "resumes": partial.resumes, "folder": plan.folder,
         }  # fmt: skip
         text = manifest_json(plan, dict(sorted(hashes.items())), merge.findings, notes, run)
         (partial.path / MANIFEST).write_text(text, encoding="utf-8")
     notes += merge.remarks()
     return Result(place.out, time.time() - started, plan.bytes_in * plan.passes, plan.bytes_out, tuple(notes))
+
+
+class _Crew(Protocol):
+    """Who does the work."""
+
+    def survey(self, merge: Merge, output: Output, program: Program, tick: Tick) -> None:
+        """Run a program of `Merge.survey`."""
+        ...
+
+    def write(
+        self, merge: Merge, output: Output, journal: Journal | None, skip: Mapping[int, set[int]], tick: Tick
+    ) -> None:
+        """Merge every tensor that is not skipped."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Threads:
+    count: int
+
+    def survey(self, merge: Merge, output: Output, program: Program, tick: Tick) -> None:
+        run_programs([program], self.count, tick)
+
+    def write(
+        self, merge: Merge, output: Output, journal: Journal | None, skip: Mapping[int, set[int]], tick: Tick
+    ) -> None:
+        run_programs(merge.programs(output, journal, skip), self.count, tick)
+
+
+@contextmanager
+def _crew(options: Options) -> Generator[_Crew]:
+    if options.engine == "threads":
+        yield _Threads(options.workers)
+    else:
+        from modelwright.engine._ray import cluster
+
+        with cluster(options.address, options.threads, options.device) as found:
+            yield found
 
 
 def _merged(
@@ -170,6 +223,7 @@ def _merged(
     shards: Mapping[str, list[Shard]],
     journal: Journal,
     options: Options,
+    crew: _Crew,
 ) -> WeightFiles:
     """Write the weight files, or what is missing of them."""
     plan, past = merge.plan, partial.past
@@ -185,7 +239,7 @@ def _merged(
         if files.complete(tensor.name, start, stop):
             skip.setdefault(index, set()).add(number)
             merge.recall(tensor, number, done)
-    run_merge(merge, files, options, journal, skip)
+    run_merge(merge, files, options, journal, skip, crew)
     return files
 
 
@@ -195,26 +249,34 @@ def run_merge(
     options: Options,
     journal: Journal | None = None,
     skip: Mapping[int, set[int]] | None = None,
+    crew: _Crew | None = None,
 ) -> None:
     """Find out what has to be known of the whole model, then merge every tensor that is not skipped."""
-    plan = merge.plan
+    plan, skip, crew = merge.plan, skip or {}, crew or _Threads(options.workers)
 
-    def pass_of(what: str, programs: Iterable[Program], total: int) -> None:
+    def ticking(what: str, total: int) -> Tick:
         begun = merge.findings.bytes_done
 
         def tick() -> None:
             if options.progress:
                 options.progress(what, min(merge.findings.bytes_done - begun, total), total)
 
-        with merge.explained():
-            run_programs(programs, options.workers, tick)
+        return tick
 
-    for what, whole, program in merge.survey():
-        pass_of(what, [program], whole)
-    done = sum(len(numbers) for numbers in (skip or {}).values())
-    whole = sum(len(ranges(tensor.size)) for tensor in plan.tensors)
-    total = plan.bytes_in * (whole - done) // max(whole, 1)
-    pass_of("merging", merge.programs(output, journal, skip), total)
+    with merge.explained():
+        for what, total, program in merge.survey():
+            crew.survey(merge, output, program, ticking(what, total))
+        done = sum(len(numbers) for numbers in skip.values())
+        whole = sum(len(ranges(tensor.size)) for tensor in plan.tensors)
+        crew.write(merge, output, journal, skip, ticking("merging", plan.bytes_in * (whole - done) // max(whole, 1)))
+
+
+def check_engine(models: Iterable[Checkpoint], options: Options) -> None:
+    """Refuse models that the engine cannot read, and an engine that is not installed."""
+    if options.engine == "ray":
+        from modelwright.engine._ray import check_models
+
+        check_models(models)
 
 
 def check_out(plan: Plan, place: Destination, options: Options, also: int = 0) -> None:
@@ -229,7 +291,8 @@ def check_out(plan: Plan, place: Destination, options: Options, also: int = 0) -
     check_inputs(plan, place)
     place.check(overwrite=options.overwrite, restart=options.restart)
     check_disk(place.folder, plan.bytes_out + also)
-    _check_device(options.device)
+    if options.engine == "threads":  # where the others compute, this machine may have none
+        _check_device(options.device)
     if options.hash == "blake3":
         check_audit()
 
