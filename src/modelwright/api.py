@@ -278,6 +278,11 @@ def verify(
     if not rerun or found.problems:
         return found
     manifest = read_manifest(out)
+    made = {
+        "device": manifest["run"].get("device", "cpu"),
+        "allow_nonfinite": manifest["run"].get("allow_nonfinite", False),
+    }
+    choice = replace(choice, **(made | options))
     start = Path(folder).expanduser() if folder is not None else Path(manifest["run"].get("folder", ""))
     known = registry(plugins)
     stages, _, text = load_recipe(yaml.safe_load(manifest["recipe"]), [], known)

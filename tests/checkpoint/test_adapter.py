@@ -112,6 +112,7 @@ def test_as_peft_merges_it(tmp_path: Path, name: str) -> None:
         else:
             assert ref is base[key] or np.array_equal(ref.read(), base[key].read())
     assert opened.label == "model+adapter"
+    assert opened.beneath == (tmp_path / "adapter",)
     assert opened.config == base.config
     ranks = "1, 3, 5" if name == "rank pattern" else options["r"]
     assert opened.notes[0] == f"model+adapter: LoRA of rank {ranks} added to {len(changed)} tensors"

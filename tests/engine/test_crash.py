@@ -19,7 +19,7 @@ import pytest
 
 import modelwright as mw
 import tiny_folders as tiny
-from modelwright.engine import _output
+from modelwright.engine import _identity, _output
 
 RECIPES = {
     "ties": "merge_method: ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1, density: 0.3, scope: model}\n",
@@ -363,3 +363,113 @@ def test_inputs_in_memory_leave_nothing(here: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(mw.RunError, match="Nothing was kept"):
             mw.merge(models, method="linear").save("out", shard_bytes=SHARD)
     assert not Path("out.partial").exists()
+
+
+# --- what others do meanwhile ---------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_came_in_the_way_is_not_touched(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mw.merge("recipe.yml").save("expected", shard_bytes=SHARD)
+    original = _output.WeightFiles.table
+
+    def table(self: Any) -> Any:
+        Path("out").mkdir()
+        Path("out/thesis.txt").write_text("years of work")
+        return original(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_output.WeightFiles, "table", table)
+        with pytest.raises(mw.RunError) as found:
+            mw.merge("recipe.yml").save("out", shard_bytes=SHARD)
+    assert str(found.value) == (
+        "All is merged, but the output 'out' exists. Choose another folder, or pass --overwrite (overwrite=True). What is done "
+        "is kept in 'out.partial': run the same command again to go on, or delete that folder."
+    )
+    assert Path("out/thesis.txt").read_text() == "years of work"
+    Path("out").rename("mine")
+    mw.merge("recipe.yml").save("out", shard_bytes=SHARD)
+    assert tiny.contents(here / "out") == tiny.contents(here / "expected")
+
+
+def test_an_output_below_an_input(here: Path) -> None:
+    """The input's files are what a model is read from, not whatever lies below its folder."""
+    target = Path("a").resolve()
+    Path("a").unlink()
+    shutil_copy(target, Path("a"))
+    mw.merge("recipe.yml").save("a/merged", shard_bytes=SHARD)
+    assert mw.verify("a/merged").problems == ()
+
+
+def test_a_replaced_output_that_was_half_deleted(here: Path) -> None:
+    mw.merge("recipe.yml").save("out")
+    Path("out").rename("out.old")
+    Path("out.old/.modelwright-replaced").touch()
+    Path("out.old/config.json").unlink()
+    mw.merge("recipe.yml").save("out2")
+    Path("out2").rename("out")
+    mw.merge("recipe.yml").save("out", overwrite=True)
+    assert not Path("out.old").exists()
+    Path("out.old").mkdir()  # killed before the very last step
+    mw.merge("recipe.yml").save("out", overwrite=True)
+    assert not Path("out.old").exists()
+
+
+def test_marks_of_a_killed_end_are_removed(here: Path) -> None:
+    mw.merge("recipe.yml").save("out")
+    expected = tiny.listing(here / "out")
+    for name in (".modelwright-replaced", ".modelwright-partial", ".modelwright-journal"):
+        Path("out", name).touch()
+    with pytest.raises(mw.InputError, match="the output 'out' exists"):
+        mw.merge("recipe.yml").save("out")
+    assert tiny.listing(here / "out") == expected
+
+
+def test_adapters_are_inputs_and_downloads_are_no_change(here: Path) -> None:
+    plan = mw.Job.from_recipe("recipe.yml", [], mw.registry()).plans()[0]
+    (here / "adapter").mkdir()
+    (here / "adapter" / "adapter_model.safetensors").write_bytes(b"x")
+    plan.models[0].beneath = (here / "adapter",)
+    about = {"inputs": _identity.inputs(plan)}
+    assert str(here / "adapter" / "adapter_model.safetensors") in about["inputs"]
+    (here / "adapter" / "new.json").touch()
+    assert _identity.changed_inputs(plan, about) == ""
+    (here / "adapter" / "adapter_model.safetensors").write_bytes(b"xy")
+    assert _identity.changed_inputs(plan, about) == str(here / "adapter" / "adapter_model.safetensors")
+
+
+def test_empty_folders_of_another_recipe_do_not_stay(here: Path) -> None:
+    Path("out.partial/unet").mkdir(parents=True)
+    Path("out.partial/.modelwright-partial").touch()
+    mw.merge("recipe.yml").save("out")
+    assert not Path("out/unet").exists()
+
+
+def test_values_that_are_not_finite_are_told_after_a_resume_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        target = Path(name).resolve()
+        Path(name).unlink()
+        shutil_copy(target, Path(name))
+    arrays = {key: ref.read() for key, ref in mw.open("b").items()}
+    for array in arrays.values():
+        array[0, 0] = np.nan
+    tiny.write(here / "b", arrays, {"model_type": "llama", "num_hidden_layers": 30})
+    run: dict[str, Any] = {"shard_bytes": SHARD, "allow_nonfinite": True, "threads": 1}
+    mw.merge("recipe.yml").save("expected", **run)
+    original, count = os.preadv, 0
+
+    def broken(*arguments: Any) -> int:
+        nonlocal count
+        count += 1
+        if count > 40:
+            raise OSError(errno.EIO, "Input/output error")
+        return original(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "preadv", broken)
+        with pytest.raises(mw.RunError):
+            mw.merge("recipe.yml").save("out", **run)
+    refused("its recipe, options or method are other ones", allow_nonfinite=False)
+    mw.merge("recipe.yml").save("out", **run)
+    assert tiny.contents(here / "out") == tiny.contents(here / "expected")
+    assert len([note for note in json.loads(Path("out/manifest.json").read_text())["notes"] if "(1)" in note]) == 1
+    assert mw.verify("out", rerun=True).problems == ()

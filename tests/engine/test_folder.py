@@ -236,16 +236,13 @@ def test_a_refusal_of_the_method_names_the_tensor(here: Path) -> None:
 def test_tidying_up_that_fails_is_not_called_a_failed_merge(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mw.merge("recipe.yml").save("out")
     expected = tiny.contents(Path("out"))
-    real = shutil.rmtree
 
-    def rmtree(path: Any, *args: Any, **kwargs: Any) -> None:
-        if Path(path).name == "out.old" and not kwargs.get("ignore_errors"):
-            raise OSError(errno.EIO, "Input/output error", str(path))
-        real(path, *args, **kwargs)
+    def failing(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
 
     said = r"^'out' is complete, but tidying up failed: Input/output error \(.*out\.old\)\.$"
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "rmtree", rmtree)
+        patched.setattr(_folder, "_remove_replaced", failing)
         with pytest.raises(mw.RunError, match=said):
             mw.merge("recipe.yml").save("out", overwrite=True)
     assert tiny.contents(Path("out")) == expected

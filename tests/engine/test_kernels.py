@@ -47,6 +47,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("ties", {"density": 0.3, "scope": "model"}),
     ("ties", {"density": [0.1, 0.01, 0.7], "scope": "model", "zero_sign": "majority"}),
     ("ties", {"density": 0.3, "zero_sign": "majority", "rescale": True}),
+    ("ties", {"density": 0.3, "scope": "model", "zero_sign": "majority", "rescale": True}),
     ("ties", {"density": [0, 1, 0.5]}),
     ("ties", {"density": 0.3, "scope": "model", "count": "official", "rescale": True}),
     ("ties", {"density": 0.3, "scope": "row"}),
@@ -378,3 +379,50 @@ def test_cache_of_compiled_kernels(writable: bool, tmp_path: Path) -> None:
         assert done.stdout.startswith(
             "no folder for compiled kernels can be written, so they are compiled in every run"
         )
+
+
+# --- corners that once went wrong -----------------------------------------------------------------------------------
+
+
+def both(tmp_path: Path, models: list[Any], **options: Any) -> list[Any]:
+    """What array functions and kernels make of it: contents, or the text of an error."""
+    found: list[Any] = []
+    for choice in ("never", "always"):
+        try:
+            mw.merge(models, **options).save(tmp_path / choice, kernels=choice)
+            found.append(tiny.contents(tmp_path / choice))
+        except (mw.InputError, mw.RunError) as error:
+            found.append(str(error))
+    return found
+
+
+def test_plain_float8_goes_through_the_array_functions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        write(tmp_path / name, {"w": rng.standard_normal((40, 30)).astype(ml_dtypes.float8_e4m3fn)})
+    first, second = both(tmp_path, [tmp_path / "a", tmp_path / "b"], method="linear", out_dtype="float16")
+    assert first == second
+
+
+def test_weights_that_vanish_in_float32(models: Path, tmp_path: Path) -> None:
+    first, second = both(tmp_path, [models / "a", models / "b"], method="linear", weight=[1e-46, 1e-46])
+    assert first == second
+    assert "overflows" in first
+
+
+@pytest.mark.parametrize("rescale", [True, "l2", "expectation", False])
+def test_a_density_next_to_one(rescale: Any, models: Path, tmp_path: Path) -> None:
+    options = {"density": 0.9999999999, "rescale": rescale}
+    first, second = both(tmp_path, [models / "a"], base=models / "base", method="dare_linear", **options)
+    assert first == second
+
+
+def test_task_vectors_that_overflow(tmp_path: Path) -> None:
+    base = np.full((600, 400), 1.0, np.float32)
+    tuned = base + np.float32(0.5)
+    base[0, :5], tuned[0, :5] = 3e38, -3e38
+    write(tmp_path / "base", {"w": base})
+    write(tmp_path / "a", {"w": tuned})
+    first, second = both(tmp_path, [tmp_path / "a"], base=tmp_path / "base", method="ties", density=2e-5)
+    assert first == second
+    assert "the merge overflows float32" in first

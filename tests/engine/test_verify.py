@@ -97,6 +97,10 @@ def test_files_that_are_missing_cut_or_added(here: Path) -> None:
             "'out/manifest.json' is not a manifest of modelwright, or is damaged. Merge it again.",
         ),
         (
+            '{"made_by": {"modelwright": "1"}, "files": {"a": {}}, "manifest_version": 1}',
+            "'out/manifest.json' is not a manifest of modelwright, or is damaged. Merge it again.",
+        ),
+        (
             '{"made_by": {"modelwright": "1"}, "files": {}, "manifest_version": 9}',
             "'out/manifest.json' has the version 9, which this modelwright does not know. Update it.",
         ),

@@ -105,7 +105,7 @@ def with_adapter(model: Checkpoint, folder: Path, label: str) -> Checkpoint:
         notes.append(f"{label}: the adapter brings its own {listing(own)}")
     return Checkpoint(
         tensors, label=label, path=model.path, url=model.url, parts=model.parts, metadata=model.metadata,
-        consumed=model.consumed, notes=(*model.notes, *notes),
+        consumed=model.consumed, notes=(*model.notes, *notes), beneath=(*model.beneath, folder),
     )  # fmt: skip
 
 

@@ -56,6 +56,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         notes: What was done while opening: de-quantised tensors, an adapter applied.
         consumed: Stored tensors that went into others while opening -> why.
         beside: Files that belong to it and are not in a folder at `path`: name -> the file, or its text.
+        beneath: Further folders and files that its tensors come from, such as an adapter's.
         aliases: Names that share a tensor with another, such as a head tied to the embedding -> that other name.
     """
 
@@ -71,6 +72,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         notes: tuple[str, ...] = (),
         consumed: Mapping[str, str] | None = None,
         beside: Mapping[str, Path | str] | None = None,
+        beneath: tuple[Path, ...] = (),
         aliases: Mapping[str, str] | None = None,
         save: Callable[..., Any] | None = None,
     ):
@@ -85,6 +87,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         self.notes = notes
         self.consumed = dict(consumed or {})
         self.beside = dict(beside or {})
+        self.beneath = beneath
         self.aliases = dict(aliases or {})
 
     def __getitem__(self, name: str) -> TensorRef:

@@ -84,6 +84,7 @@ class LocalFolder:
         self.out = out
         self.folder = _partial(out)
         self.steps = out.with_name(out.name + ".steps")
+        self._overwrite = False
 
     def holds(self, model: Checkpoint) -> bool:
         """Whether it is or holds a model."""
@@ -94,6 +95,7 @@ class LocalFolder:
         if not self.out.is_dir():
             check_name(str(self.out))
         check_free(self.out, overwrite=overwrite)
+        self._overwrite = overwrite
 
     def begin(self, weights: Sequence[str], journal: Journal, past: Past | None) -> Collection[str]:
         """Every file is needed in the folder."""
@@ -103,9 +105,17 @@ class LocalFolder:
         """It is where it belongs."""
 
     def commit(self) -> None:
-        """Bring it to the disk, then rename."""
+        """Bring it to the disk, then rename; what has come in the way meanwhile is not touched."""
         _sync(self.folder)
-        _put(self.folder, self.out)
+        try:
+            check_free(self.out, overwrite=self._overwrite)
+        except InputError as error:
+            raise RunError(f"All is merged, but {error}", resumable=True) from None
+        try:
+            _put(self.folder, self.out)
+        except BaseException:
+            self.undo()
+            raise
 
     def undo(self) -> None:
         """End a half-made overwrite."""
@@ -140,8 +150,8 @@ def settled(out: str | Path) -> Path:
 
 
 def recover(out: Path) -> None:
-    """Undo or end an overwrite that was killed between its renames; one that is still running is left alone."""
-    if not (_old(out) / _REPLACED).exists():
+    """Undo or end what was killed while an output was put in its place; what is still going on is left alone."""
+    if not any((folder / mark).exists() for folder, mark in ((_old(out), _REPLACED), (out, MARKER), (out, _REPLACED))):
         return
     handle = _held_by_nobody(out)
     if handle is None:
@@ -153,10 +163,10 @@ def recover(out: Path) -> None:
 
 
 def _held_by_nobody(out: Path) -> int | None:
-    """A lock on the marker of a killed overwrite, wherever that got to; None while its process lives."""
-    for folder in (_partial(out), out, _old(out)):
+    """A lock on the marker of a killed merge, wherever that got to; None while its process lives."""
+    for path in (_partial(out) / MARKER, out / MARKER, _old(out) / _REPLACED, out / _REPLACED):
         with suppress(FileNotFoundError):
-            handle = os.open(folder / (_REPLACED if folder == _old(out) else MARKER), os.O_RDWR)
+            handle = os.open(path, os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -170,15 +180,26 @@ def _held_by_nobody(out: Path) -> int | None:
 
 def _undo_overwrite(out: Path) -> None:
     old = _old(out)
-    if not (old / _REPLACED).exists():
-        return
-    if out.exists():  # the new one is in place
-        shutil.rmtree(old)
-        (out / MARKER).unlink(missing_ok=True)
-        (out / JOURNAL).unlink(missing_ok=True)
-    else:
-        old.rename(out)
-        (out / _REPLACED).unlink()
+    if (old / _REPLACED).exists():
+        if out.exists():  # the new one is in place
+            _remove_replaced(old)
+        else:
+            old.rename(out)
+    for mark in (JOURNAL, MARKER, _REPLACED):
+        (out / mark).unlink(missing_ok=True)
+
+
+def _remove_replaced(old: Path) -> None:
+    """Delete a replaced output, its mark last: a kill in between leaves it marked."""
+    for path in old.iterdir():
+        if path.name == _REPLACED:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    (old / _REPLACED).unlink()
+    old.rmdir()
 
 
 def check_name(out: str) -> None:
@@ -202,7 +223,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not _was_made_here(out) and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"'{out}' was not made by modelwright, so it is not overwritten", "Remove it yourself first.")
     check_parents(out)
-    if overwrite and out.exists() and _old(out).exists():
+    if overwrite and out.exists() and _old(out).exists() and (not _old(out).is_dir() or any(_old(out).iterdir())):
         raise InputError(f"'{_old(out)}' is in the way: an overwrite puts '{out}' there for a moment", "Move it away.")
     check_partial(_partial(out))
 
@@ -329,7 +350,7 @@ def partial_folder(place: Destination, about: dict[str, Any], *, restart: bool) 
         if not _kept(partial, about):
             _discard(partial, place, mine=ours)
         elif isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(place.kept()) from None
+            raise KeyboardInterrupt(place.kept() if folder.exists() else f"'{place.out}' is complete.") from None
         raise
     finally:
         place.close()
@@ -352,10 +373,12 @@ def _past(folder: Path, about: dict[str, Any], *, restart: bool) -> Past | None:
     past = None if restart else read_journal(folder)
     if past is None or not past.chunks or not past.about.get("resumable"):
         return None
-    different = [key for key in ("version", "inputs", "recipe", "layout") if past.about.get(key) != about[key]]
+    changed = first_difference(about["inputs"], dict(past.about.get("inputs", {})))
+    different = [key for key in ("version", "recipe", "layout") if past.about.get(key) != about[key]]
+    if changed:
+        different.insert(0, "inputs")
     if not different:
         return past
-    changed = first_difference(about["inputs"], dict(past.about.get("inputs", {})))
     words = {
         "version": f"modelwright {past.about.get('version')}, and this is {about['version']}",
         "inputs": f"'{changed}' has changed since, or is another input",
@@ -384,7 +407,17 @@ def _locked(folder: Path, place: Destination) -> int:
         raise InputError(f"another merge is writing '{place.out}'", "Wait for it, or choose another folder.") from None
     except OSError:  # a file system without locks
         pass
+    if not _same_file(handle, folder / MARKER):  # the merge that held it has ended meanwhile, and renamed the folder
+        os.close(handle)
+        raise InputError(f"another merge has just written '{place.out}'", "Look at it, or choose another folder.")
     return handle
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _emptied(folder: Path, *, resumed: bool) -> None:
@@ -393,6 +426,9 @@ def _emptied(folder: Path, *, resumed: bool) -> None:
         kept = path.name == MARKER or (resumed and (path.name == JOURNAL or path.suffix == ".safetensors"))
         if path.is_file() and not kept:
             path.unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):  # the deepest first
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _put(folder: Path, out: Path) -> None:
@@ -402,11 +438,11 @@ def _put(folder: Path, out: Path) -> None:
         out.rename(old)
     folder.rename(out)
     try:
-        (out / JOURNAL).unlink()
-        (out / MARKER).unlink()
         flush(out.parent)
         if (old / _REPLACED).exists():
-            shutil.rmtree(old)
+            _remove_replaced(old)
+        (out / JOURNAL).unlink()
+        (out / MARKER).unlink()  # last: until then others see that this is going on
     except OSError as error:  # the output is whole and in its place: that must not read as a failed merge
         at = f" ({error.filename})" if error.filename else ""
         raise RunError(f"'{out}' is complete, but tidying up failed: {error.strerror or error}{at}.") from error

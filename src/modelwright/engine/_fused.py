@@ -54,7 +54,7 @@ class Kept:
         kept = cls(np.full(count, kernels.ALL), np.zeros(count, np.uint32), np.full(count, _NO_LIMIT, np.uint32))
         for i, keep in enumerate(lowered.keep):
             if isinstance(keep, Drop):
-                kept.mode[i] = kernels.NOISE
+                kept.mode[i] = kernels.NOISE if _threshold(keep) < 1 << 32 else kernels.ALL
             elif isinstance(keep, Ranks):
                 stop = min(keep.stop, size)
                 whole = keep.start <= 0 and stop == size
@@ -257,8 +257,8 @@ class Fused:
         """Keys and thresholds of the models for a range, which is one segment of noise."""
         table = np.zeros((self.count, 3), np.uint32)
         for i, keep in enumerate(self.lowered.keep):
-            if isinstance(keep, Drop):
-                table[i] = *self._key.words(i, segment), math.ceil(keep.density * 2**32)
+            if isinstance(keep, Drop) and self.kept.mode[i] == kernels.NOISE:
+                table[i] = *self._key.words(i, segment), _threshold(keep)
         return table
 
     def _factors(self) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
@@ -267,6 +267,11 @@ class Fused:
 
     def _tiles(self) -> NumpyArray:
         return _scratch.tiles(self.count + 4, kernels.TILE)
+
+
+def _threshold(keep: Drop) -> int:
+    """What 32 random bits must be below for an element to be kept."""
+    return math.ceil(keep.density * 2**32)
 
 
 def _lanes(rows: int) -> NumpyArray:

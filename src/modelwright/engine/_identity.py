@@ -19,10 +19,10 @@ from modelwright.recipe import Plan
 _SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".th", ".gguf", ".json"})
 
 
-def identity(plan: Plan, shards: Mapping[str, Sequence[Shard]]) -> dict[str, Any]:
+def identity(plan: Plan, shards: Mapping[str, Sequence[Shard]], how: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the bytes of an output depend on, in parts that can be named when one differs.
 
-    Inputs are told by path, size and time of change. Those in memory cannot be told when the process is gone, so a merge
+    `how` holds those options that bytes depend on. Inputs are told by path, size and time of change. Those in memory cannot be told when the process is gone, so a merge
     of them cannot be gone on with.
     """
     said = plan.recipe.model_dump(mode="json", exclude={"name"})
@@ -32,7 +32,7 @@ def identity(plan: Plan, shards: Mapping[str, Sequence[Shard]]) -> dict[str, Any
     ]
     headers = [[prefix, shard.file, shard.header.hex()] for prefix, files in shards.items() for shard in files]
     return {
-        "recipe": _hash([said, plan.method.name, method_source(plan.method), tensors]),
+        "recipe": _hash([said, plan.method.name, method_source(plan.method), tensors, dict(how)]),
         "layout": _hash(headers),
         "version": version("modelwright"),
         "inputs": inputs(plan),
@@ -46,8 +46,8 @@ def changed_inputs(plan: Plan, about: Mapping[str, Any]) -> str:
 
 
 def first_difference(now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
-    """The first key whose values differ."""
-    return next((key for key in sorted({*now, *then}) if now.get(key) != then.get(key)), "")
+    """The first file of then that is not the same now; those that came since are downloads of a Hub model."""
+    return next((key for key in sorted(then) if now.get(key) != then[key]), "")
 
 
 def inputs(plan: Plan) -> dict[str, Any]:
@@ -64,12 +64,14 @@ def inputs(plan: Plan) -> dict[str, Any]:
 
 
 def _files(model: Checkpoint) -> Iterator[Path]:
-    if model.path is None:
-        return
-    if model.path.is_file():
-        yield model.path
-        return
-    yield from (path for path in sorted(model.path.rglob("*")) if path.suffix in _SUFFIXES and path.is_file())
+    """What a model is read from: the files directly in its folders, and not what others may write below them."""
+    for path in () if model.path is None else (model.path, *model.beneath):
+        if path.is_file():
+            yield path
+            continue
+        folders = dict.fromkeys([path, *(path / part.prefix for part in model.parts)])
+        for folder in folders:
+            yield from (file for file in sorted(folder.glob("*")) if file.suffix in _SUFFIXES and file.is_file())
 
 
 def method_source(method: Method) -> str:

@@ -28,11 +28,13 @@ class RangeDone:
         digests: xxh3-128 of the bytes that were read for it, by source.
         changed: Whether the merged values differ from the base's.
         differs: Labels of models whose buffer differs from the one that was kept.
+        odd: How many values of each source are not finite, by model's label, where that is allowed.
     """
 
     digests: tuple[str, ...]
     changed: bool = False
     differs: tuple[str, ...] = ()
+    odd: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def _take(past: Past, line: bytes) -> bool:
         if not past.about:
             past.about = dict(entry["merge"])
         elif "range" in entry:
-            done = RangeDone(tuple(entry["read"]), bool(entry.get("changed")), tuple(entry.get("differs", ())))
+            odd = tuple((str(label), int(count)) for label, count in entry.get("odd", ()))
+            done = RangeDone(tuple(entry["read"]), bool(entry.get("changed")), tuple(entry.get("differs", ())), odd)
             tensor, number = entry["range"]
             past.ranges[tensor, number] = done
         elif "chunk" in entry:
@@ -141,6 +144,7 @@ class Journal:
         """Note a range that was written."""
         extra: dict[str, Any] = {"changed": True} if done.changed else {}
         extra |= {"differs": done.differs} if done.differs else {}
+        extra |= {"odd": done.odd} if done.odd else {}
         self._write({"range": [tensor, number], "read": done.digests, **extra})
 
     def chunk(self, file: int, number: int, digest: str) -> None:

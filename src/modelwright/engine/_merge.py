@@ -233,11 +233,9 @@ class Merge:
         array = compute(self.plan, tensor, self.facts, self.device, look)
         flat = bytes_of(array)
         output.write(tensor.name, 0, flat)
-        for label, count in look.odd.items():
-            self.findings.odd[f"{tensor.name} of {label}"] = count
         for number in range(len(ranges(tensor.size))):
             read = tuple(hashes[number] for hashes in look.digests)
-            note(number, RangeDone(read, look.changed, tuple(look.differs)))
+            note(number, RangeDone(read, look.changed, tuple(look.differs), tuple(look.odd.items())))
         output.done(tensor.name, 0, len(flat))
 
     def _copy(self, tensor: PlannedTensor, sources: Sources, number: int, output: Output, note: Any) -> None:
@@ -276,6 +274,7 @@ class Merge:
             self.findings.digests[source, number] = digest
         self.findings.buffers |= {f"{tensor.name}: {label} differs" for label in done.differs}
         self.findings.changed |= done.changed
+        self.findings.odd |= {f"{tensor.name} of {label}": count for label, count in done.odd}
 
     def remarks(self) -> list[str]:
         """What the user should know of this machine; it has no place in the manifest."""
@@ -305,7 +304,8 @@ class Merge:
     def _lowered(self, tensor: PlannedTensor) -> Lowered | None:
         """The tensor's merge for the kernels, or None."""
         refs = [self.plan.models[source.model][source.name] for source in tensor.sources]
-        plain = all(ref.dtype.name in (*_CODES, "float8_e4m3fn", "float8_e5m2") for ref in refs)
+        # float8 with scales is read as a whole, and comes as float32
+        plain = all(ref.dtype.name in _CODES or (ref.fill is None and ref.dtype.itemsize == 1) for ref in refs)
         if not self._fused or not plain or tensor.dtype.name not in _CODES:
             return None
         if tensor.action == "copy":  # to another format
@@ -319,6 +319,8 @@ class Merge:
         """Every merged tensor, for what has to be known of all of them; nothing where one of them is not for the kernels."""
         members: list[Fused] = []
         for tensor in self.merged:
+            if tensor.size == 0:
+                continue
             lowered, sources = self._lowered(tensor), Sources(self.plan, tensor)
             if lowered is None or not sources.streamed or any(dtype.name not in _CODES for dtype in sources.dtypes):
                 return []

@@ -28,9 +28,11 @@ from modelwright.tensors import kernels
 _SMALL = 1 << 17
 #: Counters of one threshold.
 _COUNTERS = 1 << 20
-_LARGEST = 0x7F7FFFFF
+_LARGEST = 0x7F800000  # infinity: the difference of finite numbers may be that
 #: Bytes of collected values that may be held for one tensor.
 _MOST_HELD = 64 << 20
+#: Thresholds that are counted in one pass, for each of which each thread has counters.
+_MOST_COUNTED = 4
 #: Elements that are sampled together.
 _STRETCH = 512
 _ALL_TIES = 1 << 62
@@ -107,7 +109,7 @@ def find_thresholds(members: Sequence[Fused]) -> Program:
         _bracket(targets, np.concatenate(samples, axis=1), size)
         while open_ones := [target for target in targets if target.value is None]:
             held = sum(target.inside for target in open_ones) * size * 4
-            look = _Collect(open_ones) if held <= _MOST_HELD else _Count(open_ones, size)
+            look = _Collect(open_ones) if held <= _MOST_HELD else _Count(open_ones[:_MOST_COUNTED], size)
             results = yield [partial(look.range, m, number) for m in members for number in range(len(m.ranges))]
             look.finish(results)
     unsure = [target for target in targets if target.spare < target.ties and not target.all_ties]

@@ -151,7 +151,7 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
     check_engine(plan.models, options)
     started = time.time()
     shards = plan.shards(options.shard_bytes)
-    about = identity(plan, shards)
+    about = identity(plan, shards, {"device": options.device, "allow_nonfinite": options.allow_nonfinite})
     with _crew(options) as crew, partial_folder(place, about, restart=options.restart) as partial:
         merge = options.merge(plan)
         journal = Journal(partial.path, about, partial.past)
@@ -170,7 +170,7 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         threads = options.workers if options.engine == "threads" else options.threads or 1  # of each task
         run = {
             "started": started, "seconds": round(time.time() - started, 3), "threads": threads,
-            "engine": options.engine, "device": options.device, "resumes": partial.resumes, "folder": plan.folder,
+            "engine": options.engine, "device": options.device, "allow_nonfinite": options.allow_nonfinite, "resumes": partial.resumes, "folder": plan.folder,
         }  # fmt: skip
         text = manifest_json(plan, dict(sorted(hashes.items())), merge.findings, notes, run)
         (partial.path / MANIFEST).write_text(text, encoding="utf-8")
@@ -294,6 +294,8 @@ def check_out(plan: Plan, place: Destination, options: Options, also: int = 0) -
     if options.engine == "threads":  # where the others compute, this machine may have none
         _check_device(options.device)
     if options.hash == "blake3":
+        if isinstance(place.out, str):
+            raise InputError("--hash blake3 (hash='blake3') is not for outputs behind URLs yet", "Leave it out.")
         check_audit()
 
 

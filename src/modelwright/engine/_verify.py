@@ -57,9 +57,12 @@ def read_manifest(out: Path) -> dict[str, Any]:
         raise InputError(f"'{out}' has no manifest.json, so there is nothing to check it against", "Merge it again.")
     try:
         manifest: Any = json.loads(path.read_text(encoding="utf-8"))
-        if "modelwright" not in manifest["made_by"] or not isinstance(manifest["files"], dict):
+        if "modelwright" not in manifest["made_by"]:
             raise LookupError
-    except (OSError, ValueError, LookupError, TypeError):
+        for entry in manifest["files"].values():
+            if not isinstance(entry["bytes"], int) or not isinstance(entry["xxh3_128"], list):
+                raise LookupError
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise InputError(f"'{path}' is not a manifest of modelwright, or is damaged", "Merge it again.") from None
     if manifest.get("manifest_version") != 1:
         version = manifest.get("manifest_version")
@@ -192,7 +195,7 @@ class _Compare:
         if name in self._tolerant and _near(there, data, ref.dtype):
             self.near.add(name)
         else:
-            first = start // ref.dtype.itemsize + int(places[0]) if places.size else start // ref.dtype.itemsize
+            first = start // ref.dtype.itemsize + (int(places[0]) if places.size else 0)
             self.different[name] = f"from element {first:,} on"
 
     def done(self, name: str, start: int, stop: int) -> None:

@@ -65,19 +65,33 @@ def run_programs(programs: Iterable[Program], workers: int, tick: Tick) -> None:
     """Run programs to their end on threads. The first error stops them all and is raised here."""
     pool = _Pool(iter(programs))
     threads = [threading.Thread(target=pool.work, name=f"merge-{i}", daemon=True) for i in range(workers)]
-    for thread in threads:
-        thread.start()
+    begun: list[threading.Thread] = []
     try:
+        for thread in threads:
+            thread.start()
+            begun.append(thread)
         while not pool.over.wait(0.1):  # a wait without end would not let Ctrl-C through on every platform
             tick()
     finally:
         pool.stop()
-        for thread in threads:
-            thread.join()
+        for thread in begun:  # nobody may take the folder away from a task that runs
+            _joined(thread)
         pool.close()
     if pool.error is not None:
         raise pool.error
     tick()
+
+
+def _joined(thread: threading.Thread) -> None:
+    """Wait for a thread, also through further Ctrl-Cs, of which the last is raised at the end."""
+    again: KeyboardInterrupt | None = None
+    while thread.is_alive():
+        try:
+            thread.join(0.1)
+        except KeyboardInterrupt as error:
+            again = error
+    if again is not None:
+        raise again
 
 
 class _Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
 from modelwright.errors import InputError
@@ -62,8 +63,13 @@ def _check(p: Mapping[str, Any]) -> None:
         )
 
 
-def _lower(p: Mapping[str, Any], _shape: Shape) -> Lowered:
-    return Lowered(p["weight"], deltas=False, add_base=False, divisor=sum(p["weight"]) if p["normalize"] else 0.0)
+def _lower(p: Mapping[str, Any], _shape: Shape) -> Lowered | None:
+    if not p["normalize"]:
+        return Lowered(p["weight"], deltas=False, add_base=False)
+    total = sum(p["weight"])
+    if np.float32(total) == 0:  # which the kernels read as no division
+        return None
+    return Lowered(p["weight"], deltas=False, add_base=False, divisor=total)
 
 
 LINEAR = Method(
