@@ -133,7 +133,7 @@ def test_manifest_tells_every_file_and_input(here: Path) -> None:
     assert [entry["model"] for entry in manifest["inputs"]] == ["a", "b", "base"]
     assert all(entry["tensors_read"] == 15 for entry in manifest["inputs"])
     assert {"modelwright", "numpy", "ml-dtypes"} == set(manifest["made_by"])
-    keys = "started seconds threads engine device resumes folder host platform python"
+    keys = "started seconds threads engine device allow_nonfinite resumes folder host platform python"
     assert set(manifest["run"]) == set(keys.split())
     assert manifest["run"]["threads"] == 2
 

@@ -438,11 +438,13 @@ def _put(folder: Path, out: Path) -> None:
         out.rename(old)
     folder.rename(out)
     try:
-        flush(out.parent)
-        if (old / _REPLACED).exists():
-            _remove_replaced(old)
-        (out / JOURNAL).unlink()
-        (out / MARKER).unlink()  # last: until then others see that this is going on
+        try:
+            flush(out.parent)
+            if (old / _REPLACED).exists():
+                _remove_replaced(old)
+        finally:  # last: until then others see that this is going on
+            (out / JOURNAL).unlink()
+            (out / MARKER).unlink()
     except OSError as error:  # the output is whole and in its place: that must not read as a failed merge
         at = f" ({error.filename})" if error.filename else ""
         raise RunError(f"'{out}' is complete, but tidying up failed: {error.strerror or error}{at}.") from error
