@@ -117,9 +117,8 @@ class Fused:
         rows = 2 * self.count
 
         def block(raw: NumpyArray, n: int, keep: Any, at: int, sums: NumpyArray) -> int:
-            nothing = (np.full(self.count, kernels.ALL), *keep[1:])
             return kernels.lengths(
-                raw, self.codes, n, self.count, keep, nothing, self.lowered.rescale == "l2", sums, _lanes(rows), self._tiles()
+                raw, self.codes, n, self.count, keep, self.lowered.rescale == "l2", sums, _lanes(rows), self._tiles()
             )  # fmt: skip
 
         return self._summed(number, rows, block)

@@ -192,17 +192,23 @@ def kept_delta(raw: Any, codes: Any, i: int, at: int, base: Any, deltas: bool, k
             of the block in its noise segment.
         x: The tile to fill.
     """
-    mode, low, high, left, noise, first = keep
     bad = widen(raw[i], codes[i], at, x)
     if deltas:
         subtract(x, base)
+    apply_keep(i, at, keep, x)
+    return bad
+
+
+@kernel
+def apply_keep(i: int, at: int, keep: Any, x: Any) -> None:
+    """Zero the entries of model i's tile that are not kept."""
+    mode, low, high, left, noise, first = keep
     if mode[i] == RANKS:
         keep_ranks(x, low[i], high[i], left[i])
     elif mode[i] == NOISE:
         drop(x, first + at, noise[i])
     elif mode[i] == NONE:
         fill(x, np.float32(0))
-    return bad
 
 
 @kernel

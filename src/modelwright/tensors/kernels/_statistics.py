@@ -12,6 +12,7 @@ import numpy as np
 from modelwright.tensors.kernels._combine import (
     COUNT,
     add,
+    apply_keep,
     elected,
     equal,
     fill,
@@ -118,7 +119,7 @@ def gram(
 
 @kernel
 def lengths(
-    raw: Any, codes: Any, n: int, count: int, keep: Any, nothing: Any, squared: bool, sums: Any, lanes: Any, tiles: Any
+    raw: Any, codes: Any, n: int, count: int, keep: Any, squared: bool, sums: Any, lanes: Any, tiles: Any
 ) -> Any:
     """Norms of the task vectors whole and kept, one sum for each 2**15 elements: |x| or x * x.
 
@@ -128,7 +129,6 @@ def lengths(
         n: As for `gram`.
         count: As for `gram`.
         keep: How entries are kept; the ties left are changed.
-        nothing: The same for keeping everything.
         squared: Whether squares are added.
         sums: For the result: (2 count, blocks), whole and kept in turn.
         lanes: Scratch of (2 count, LANES) float64, zero.
@@ -145,9 +145,12 @@ def lengths(
             found = 1
         for i in range(count):
             x = tiles[i][:size]
+            if widen(raw[i], codes[i], at, x):
+                found = 1
+            subtract(x, base)
             for side in range(2):
-                if kept_delta(raw, codes, i, at, base, True, keep if side else nothing, x):
-                    found = 1
+                if side == 1:
+                    apply_keep(i, at, keep, x)
                 if squared:
                     _multiply_up(lanes[2 * i + side], x, x)
                 else:
