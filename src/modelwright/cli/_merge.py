@@ -85,6 +85,7 @@ def show_check(job: Job, *, threads: int, json: bool, quiet: bool) -> None:
 
 
 def _plan_json(name: str, plan: Plan, threads: int) -> dict[str, Any]:
+    merge = Options(threads=threads).merge(plan)
     return {
         "name": name,
         "method": plan.method.name,
@@ -95,17 +96,18 @@ def _plan_json(name: str, plan: Plan, threads: int) -> dict[str, Any]:
         "tensors": len(plan.tensors),
         "accounting": plan.accounting(),
         "created": list(plan.created),
-        "bytes_read": plan.bytes_in * plan.passes,
-        "passes": plan.passes,
+        "bytes_read": plan.bytes_in * merge.passes,
+        "passes": merge.passes,
         "bytes_written": plan.bytes_out,
         "free_bytes": shutil.disk_usage(".").free,
-        "peak_bytes": Options(threads=threads).merge(plan).peak_bytes(threads),
+        "peak_bytes": merge.peak_bytes(threads),
         "differences": plan.facts,
         "notes": list(plan.notes),
     }
 
 
 def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
+    merge = Options(threads=threads).merge(plan)
     count = len(plan.models)
     heading = f"{plan.method.title} of {count} checkpoint{'s' * (count != 1)}" + (f"  (step {name})" if name else "")
     seed = f", seed {plan.recipe.seed}" if plan.method.random else ""
@@ -127,14 +129,14 @@ def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
             size_text(model.nbytes),
         )
     console.print(table)
-    again = f" in {plan.passes} passes" if plan.passes > 1 else ""
+    again = f" in {merge.passes} passes" if merge.passes > 1 else ""
     free = shutil.disk_usage(".").free
     formats = sorted({t.dtype.name for t in plan.tensors if t.dtype.floating})
     console.print(
         f"output  {len(plan.tensors)} tensors, {sum(t.size for t in plan.tensors):,} elements, {', '.join(formats)}\n"
-        f"reads   {size_text(plan.bytes_in * plan.passes)}{again}\n"
+        f"reads   {size_text(plan.bytes_in * merge.passes)}{again}\n"
         f"writes  {size_text(plan.bytes_out)} (free here: {size_text(free)})\n"
-        f"memory  about {size_text(Options(threads=threads).merge(plan).peak_bytes(threads) + 100_000_000)} with {threads} threads",
+        f"memory  about {size_text(merge.peak_bytes(threads) + 100_000_000)} with {threads} threads",
         highlight=False,
     )
     for what, values in plan.facts.items():

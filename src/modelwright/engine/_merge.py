@@ -20,7 +20,7 @@ from modelwright.engine._sources import BLOCK, Scratch, Sources, blocks, ranges
 from modelwright.engine._whole import Look, NotFiniteError, bytes_of, compute, facts_for, too_large, wide_inputs
 from modelwright.engine._work import Program, Tally, run_here
 from modelwright.errors import RunError
-from modelwright.methods import Lowered, Round, Shape
+from modelwright.methods import Lowered, Ranks, Round, Shape
 from modelwright.recipe import Input, Plan, PlannedTensor
 
 if TYPE_CHECKING:  # imported when the first tensor needs it: loading the kernels takes longer than a small merge
@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # imported when the first tensor needs it: loading the kernel
 
 #: Merges of fewer elements run on the array functions: loading the kernels takes longer.
 WORTH = 1 << 22
+#: What the compiler of the kernels takes once it is loaded.
+_COMPILER = 80_000_000
 _CODES = ("float32", "float16", "bfloat16")
 _scratch = Scratch()
 
@@ -284,10 +286,20 @@ class Merge:
 
         return [kernels.uncached] if kernels.uncached else []
 
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read: once to merge, and once for each statistic; samples do not count."""
+        lowered = self._lowered(self.merged[0]) if self.merged else None
+        if lowered is None:
+            return self.plan.passes
+        ranked = any(isinstance(keep, Ranks) for keep in lowered.keep)
+        measured = lowered.rescale in ("l1", "l2") and any(keep is not None for keep in lowered.keep)
+        return 1 + ranked + measured + bool(lowered.gram) + (lowered.zero_sign is None)
+
     def peak_bytes(self, threads: int) -> int:
         """Estimate of the memory needed beyond the interpreter: what the largest tensors in work at once need."""
         needs = sorted((self._work_bytes(tensor) for tensor in self.plan.tensors), reverse=True)
-        return sum(needs[:threads])
+        return sum(needs[:threads]) + (_COMPILER if self._fused else 0)
 
     def _work_bytes(self, tensor: PlannedTensor) -> int:
         sources = Sources(self.plan, tensor)

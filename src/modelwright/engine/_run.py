@@ -175,7 +175,7 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         text = manifest_json(plan, dict(sorted(hashes.items())), merge.findings, notes, run)
         (partial.path / MANIFEST).write_text(text, encoding="utf-8")
     notes += merge.remarks()
-    return Result(place.out, time.time() - started, plan.bytes_in * plan.passes, plan.bytes_out, tuple(notes))
+    return Result(place.out, time.time() - started, plan.bytes_in * merge.passes, plan.bytes_out, tuple(notes))
 
 
 class _Crew(Protocol):
