@@ -130,8 +130,9 @@ def test_what_is_finished_is_not_done_again(here: Path, monkeypatch: pytest.Monk
         original(self, name, start, data)
 
     monkeypatch.setattr(_output.WeightFiles, "write", write)
-    mw.merge("recipe.yml").save("out", shard_bytes=SHARD)
+    result = mw.merge("recipe.yml").save("out", shard_bytes=SHARD)
     assert len(written) == 30 - done
+    assert result.notes[-1] == "gone on with a merge that was interrupted; what was finished was checked and kept"
 
 
 def test_a_finished_chunk_that_was_damaged_is_made_again(here: Path) -> None:

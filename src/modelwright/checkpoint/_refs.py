@@ -96,8 +96,6 @@ class FileSpan:
         try:
             held = getattr(_held, "handles", _NOTHING).get(self.path)
             if held is not None:
-                if _can_advise and len(left) >= _WORTH:
-                    os.posix_fadvise(held, at + _AHEAD, len(left), os.POSIX_FADV_WILLNEED)
                 if os.preadv(held, [left], at) == len(left):  # nearly always
                     return
             with _opened(self.path) as handle:
@@ -118,9 +116,6 @@ class FileSpan:
 _held = threading.local()
 _MOST_HELD = 32
 _NOTHING: dict[Path, int] = {}
-#: Who streams a file reads what is this far ahead in a moment: the disk may fetch it meanwhile. Of short reads nobody knows.
-_AHEAD, _WORTH = 8 << 20, 1 << 16
-_can_advise = hasattr(os, "posix_fadvise")  # not on macOS
 
 
 @contextmanager

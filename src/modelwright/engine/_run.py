@@ -175,6 +175,8 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         text = manifest_json(plan, dict(sorted(hashes.items())), merge.findings, notes, run)
         (partial.path / MANIFEST).write_text(text, encoding="utf-8")
     notes += merge.remarks()
+    if partial.past is not None:
+        notes.append("gone on with a merge that was interrupted; what was finished was checked and kept")
     return Result(place.out, time.time() - started, plan.bytes_in * merge.passes, plan.bytes_out, tuple(notes))
 
 
