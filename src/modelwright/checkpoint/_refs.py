@@ -95,9 +95,8 @@ class FileSpan:
         left = memoryview(buffer)  # type: ignore[reportArgumentType]
         try:
             held = getattr(_held, "handles", _NOTHING).get(self.path)
-            if held is not None:
-                if os.preadv(held, [left], at) == len(left):  # nearly always
-                    return
+            if held is not None and os.preadv(held, [left], at) == len(left):  # nearly always
+                return
             with _opened(self.path) as handle:
                 while left:
                     count = os.preadv(handle, [left], at)
