@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -339,6 +340,26 @@ def test_a_store_that_refuses(s3: Any, here: Path, monkeypatch: pytest.MonkeyPat
     s3.hidden.add("models")
     refused(message, URL)
     assert not Path("cache/staging").exists()
+
+
+def test_a_file_that_arrives_while_the_merge_fails_is_removed(
+    memory: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the store, and not yet noted in the journal."""
+    bad = {name: ref.read().copy() for name, ref in mw.open("b").items()}
+    bad["layers.10.weight"][:] = np.nan
+    tiny.write(here / "b", bad)
+    original = RemoteFolder.put
+
+    def slow(self: Any, *arguments: Any) -> Any:
+        stamp = original(self, *arguments)
+        time.sleep(0.3)
+        return stamp
+
+    monkeypatch.setattr(RemoteFolder, "put", slow)
+    with pytest.raises(mw.InputError, match=r"layers\.10\.weight"):
+        merged().save("memory://out", **SHARDS, threads=1)
+    assert in_store("memory://out") == {}
 
 
 def test_a_merge_that_fails_leaves_nothing(memory: Any, here: Path) -> None:

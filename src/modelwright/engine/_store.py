@@ -60,6 +60,7 @@ class StoreFolder:
         self._replaces = False  # a finished output, which stays whole until everything is merged
         self._there: dict[str, Uploaded] = {}
         self._sent: dict[str, int] = {}  # of files on their way
+        self._begun: set[str] = set()  # files that may be there, noted or not
         self._told = -1
         self._queue: SimpleQueue[tuple[str, Future[None]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -184,6 +185,7 @@ class StoreFolder:
                 raise RunError(f"uploading '{name}' was given up")
             self._sent[name] = count
 
+        self._begun.add(name)
         uploaded = Uploaded(self._remote.put(path, name, tell), digest)
         with self._lock:
             if self._closed or self._journal is None:
@@ -265,7 +267,7 @@ class StoreFolder:
         if self._done or self._journal is None:
             return
         with suppress(RunError):
-            self._remote.delete(self._there)
+            self._remote.delete({*self._there, *self._begun})
             if self._replaces or not self._remote.stamps().keys() & self._own:
                 self._remote.delete([UNFINISHED])  # else it says whose the rest is
 
