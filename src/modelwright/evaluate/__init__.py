@@ -1,0 +1,23 @@
+"""Tasks, the systems under test, and paired records of what they answered."""
+
+from modelwright.evaluate._items import SPLITS as SPLITS, Items as Items, Split as Split, Splits as Splits
+from modelwright.evaluate._metrics import METRICS as METRICS, Metric as Metric, Whole as Whole, metric as metric
+from modelwright.evaluate._predictor import (
+    EstimatorPredictor as EstimatorPredictor,
+    FunctionPredictor as FunctionPredictor,
+    Generated as Generated,
+    Likelihood as Likelihood,
+    ModulePredictor as ModulePredictor,
+    Predictor as Predictor,
+    Sampling as Sampling,
+    Size as Size,
+    predictor as predictor,
+)
+from modelwright.evaluate._records import Head as Head, Part as Part, Records as Records
+from modelwright.evaluate._run import Plan as Plan, run as run
+from modelwright.evaluate._task import (
+    Classification as Classification,
+    Regression as Regression,
+    Scored as Scored,
+    Task as Task,
+)

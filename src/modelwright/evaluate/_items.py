@@ -1,0 +1,142 @@
+"""The items of a task, and splits that are enforced: what searches cannot read `test`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from modelwright.errors import InputError, did_you_mean, listing
+
+#: `tune` is for learning from, `validation` for choosing with, `test` for reporting.
+Split = Literal["tune", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a model is asked, and what it should say.
+
+    Attributes:
+        ids: One name an item; results of two systems are put together by it, never by position.
+        inputs: One an item: an array of shape (n, ...), or a sequence of texts or objects.
+        targets: One an item: class indices, numbers or texts.
+        slices: Properties to look at parts of the data by, such as `{"language": ["en", "de", ...]}`.
+
+    Raises:
+        InputError: There are no items, lengths differ, or an id is there twice.
+    """
+
+    ids: tuple[str, ...]
+    inputs: Sequence[Any] | np.ndarray
+    targets: Sequence[Any] | np.ndarray
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise InputError("the data are empty: a task needs items")
+        lengths = {"inputs": len(self.inputs), "targets": len(self.targets)}
+        lengths |= {f"the slice '{name}'": len(values) for name, values in self.slices.items()}
+        for what, length in lengths.items():
+            if length != len(self.ids):
+                raise InputError(f"each item must have one of {what}, got {length:,} for {len(self.ids):,} items")
+        twice = [name for name, count in Counter(self.ids).items() if count > 1]
+        if twice:
+            raise InputError(
+                f"ids must be unique, got '{twice[0]}' more than once ({len(twice):,} such ids)",
+                "Give each item a name of its own: results are put together by it.",
+            )
+
+    @staticmethod
+    def of(
+        inputs: Sequence[Any] | np.ndarray,
+        targets: Sequence[Any] | np.ndarray,
+        ids: Sequence[Any] | None = None,
+        slices: Mapping[str, Sequence[str]] | None = None,
+    ) -> Items:
+        """Items whose ids are their positions where none are given."""
+        names = tuple(str(i) for i in (range(len(inputs)) if ids is None else ids))
+        return Items(names, inputs, targets, slices or {})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, positions: Sequence[int]) -> Items:
+        """Some of the items, in the given order."""
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in positions),
+            inputs=_taken(self.inputs, positions),
+            targets=_taken(self.targets, positions),
+            slices={name: _taken(values, positions) for name, values in self.slices.items()},
+        )
+
+    def batches(self, size: int, skip: Container[str] = ()) -> Iterator[Items]:
+        """The items in order, up to `size` at a time, without those whose ids are to be skipped."""
+        wanted = [i for i, name in enumerate(self.ids) if name not in skip]
+        for start in range(0, len(wanted), size):
+            yield self.take(wanted[start : start + size])
+
+
+def _taken(values: Any, positions: Sequence[int]) -> Any:
+    if isinstance(values, np.ndarray):
+        return values[np.asarray(positions, dtype=np.intp)]
+    return [values[i] for i in positions]
+
+
+Source = Items | Callable[[], Items]
+
+
+class Splits:
+    """The items of a task by split, loaded when they are asked for.
+
+    No item may be in two splits: a model chosen on `validation` would be judged by what it was chosen on.
+
+    Args:
+        sources: Items, or functions that load them.
+        hidden: Splits that may not be read, with the reason.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], hidden: Mapping[str, str] | None = None):
+        unknown = [name for name in sources if name not in SPLITS]
+        if unknown:
+            raise InputError(f"no split is called '{unknown[0]}'", did_you_mean(unknown[0], SPLITS))
+        self._sources = dict(sources)
+        self._hidden = dict(hidden or {})
+        self._loaded: dict[str, Items] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in SPLITS if name in self._sources and name not in self._hidden)
+
+    def __contains__(self, name: str) -> bool:
+        return name in list(self)
+
+    def __getitem__(self, name: str) -> Items:
+        if name in self._hidden:
+            raise InputError(f"the split '{name}' cannot be read here: {self._hidden[name]}")
+        if name not in self._sources:
+            raise InputError(f"there is no split '{name}'", did_you_mean(name, list(self)))
+        if name not in self._loaded:
+            source = self._sources[name]
+            self._loaded[name] = source if isinstance(source, Items) else source()
+            self._check_apart(name)
+        return self._loaded[name]
+
+    def _check_apart(self, name: str) -> None:
+        mine = set(self._loaded[name].ids)
+        for other, items in self._loaded.items():
+            shared = sorted(mine.intersection(items.ids)) if other != name else []
+            if shared:
+                del self._loaded[name]
+                raise InputError(
+                    f"splits must have no item in common, and '{name}' and '{other}' both have {listing(shared, 3)}"
+                )
+
+    def for_search(self) -> Splits:
+        """The same without `test`: what anything that chooses, tunes or learns is given."""
+        view = Splits(self._sources, {**self._hidden, "test": "a search must not see what its result is judged by"})
+        view._loaded = {name: items for name, items in self._loaded.items() if name != "test"}
+        return view

@@ -1,0 +1,169 @@
+"""What is measured: a score for each item, and how scores come to one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from modelwright.errors import InputError, did_you_mean
+
+Scores = Callable[[Any, Any], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The columns of one system's records that a figure over a whole set is made from.
+
+    Attributes:
+        answers: Text (n,).
+        targets: Text (n,).
+        scores: float64 (n,).
+        weights: float64 (n,).
+        probabilities: float64 (n, classes) or None.
+        classes: Names of the classes; empty where there are none.
+    """
+
+    answers: np.ndarray
+    targets: np.ndarray
+    scores: np.ndarray
+    weights: np.ndarray
+    probabilities: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One way to judge answers.
+
+    Attributes:
+        name: How tasks, tables and gates call it.
+        title: In words, with its unit or range.
+        asks: Which kind of answer it judges: `probabilities`, `values`, `loglikelihoods` or `texts`.
+        score: Scores of n items from (answers, targets), float64 (n,).
+        total: The figure for a set; None is the mean of the scores, weighted by the items' weights.
+        higher_is_better: Which of two figures is the better one.
+        bounded: Whether the figure is a share in [0, 1], so that tables show it in per cent.
+    """
+
+    name: str
+    title: str
+    asks: str
+    score: Scores
+    total: Callable[[Whole], float] | None = None
+    higher_is_better: bool = True
+    bounded: bool = True
+
+    def figure(self, whole: Whole) -> float:
+        """The figure for a set of items."""
+        if self.total is not None:
+            return float(self.total(whole))
+        return float(np.average(whole.scores, weights=whole.weights))
+
+    def of_probabilities(self, probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Scores of class probabilities (n, C) against class indices (n,)."""
+        self._must_ask("probabilities")
+        return self.score(probabilities, targets)
+
+    def of_values(self, values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Scores of numbers (n,) against numbers (n,)."""
+        self._must_ask("values")
+        return self.score(values, targets)
+
+    def _must_ask(self, asks: str) -> None:
+        if self.asks != asks:
+            raise InputError(f"the metric '{self.name}' judges {self.asks}, and the task gives {asks}")
+
+
+def _hits(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return (probabilities.argmax(axis=1) == targets).astype(np.float64)
+
+
+def _log_loss(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    smallest = np.finfo(np.float64).tiny  # a certain mistake costs 708 nats and not infinity, which no mean survives
+    return -np.log(np.maximum(probabilities[np.arange(len(targets)), targets], smallest))
+
+
+def _brier(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    wanted = np.zeros_like(probabilities)
+    wanted[np.arange(len(targets)), targets] = 1
+    return ((probabilities - wanted) ** 2).sum(axis=1)
+
+
+def _macro_f1(whole: Whole) -> float:
+    from sklearn.metrics import f1_score
+
+    return f1_score(whole.targets, whole.answers, average="macro", zero_division=0)  # type: ignore[reportArgumentType]
+
+
+def _balanced(whole: Whole) -> float:
+    return float(np.mean([whole.scores[whole.targets == name].mean() for name in np.unique(whole.targets)]))
+
+
+def _mcc(whole: Whole) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return matthews_corrcoef(whole.targets, whole.answers)
+
+
+def _numbers(whole: Whole) -> tuple[np.ndarray, np.ndarray]:
+    return whole.answers.astype(np.float64), whole.targets.astype(np.float64)
+
+
+def _r2(whole: Whole) -> float:
+    from sklearn.metrics import r2_score
+
+    answers, targets = _numbers(whole)
+    return float(r2_score(targets, answers))
+
+
+def _pearson(whole: Whole) -> float:
+    from scipy.stats import pearsonr
+
+    return float(pearsonr(*_numbers(whole))[0])
+
+
+def _spearman(whole: Whole) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(*_numbers(whole))[0])  # type: ignore[reportArgumentType]
+
+
+def _squared(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return (values - targets) ** 2
+
+
+def _absolute(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return np.abs(values - targets)
+
+
+_ALL = (
+    Metric("accuracy", "share of right answers", "probabilities", _hits),
+    Metric("balanced_accuracy", "mean over classes of the share of right answers", "probabilities", _hits, _balanced),
+    Metric("macro_f1", "mean over classes of F1", "probabilities", _hits, _macro_f1),
+    Metric("mcc", "Matthews correlation, in [-1, 1]", "probabilities", _hits, _mcc, bounded=False),
+    Metric("log_loss", "negative log-likelihood in nats", "probabilities", _log_loss, None, False, False),
+    Metric("brier", "Brier score summed over classes, in [0, 2]", "probabilities", _brier, None, False, False),
+    Metric("squared_error", "mean squared error", "values", _squared, None, False, False),
+    Metric("absolute_error", "mean absolute error", "values", _absolute, None, False, False),
+    Metric("r2", "coefficient of determination", "values", _squared, _r2, bounded=False),
+    Metric("pearson", "Pearson correlation", "values", _squared, _pearson, bounded=False),
+    Metric("spearman", "Spearman rank correlation", "values", _squared, _spearman, bounded=False),
+)
+#: Every metric by its name.
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+def metric(name: str | Metric) -> Metric:
+    """A metric by its name.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    if isinstance(name, Metric):
+        return name
+    if name not in METRICS:
+        raise InputError(f"there is no metric '{name}'", did_you_mean(name, METRICS))
+    return METRICS[name]

@@ -1,0 +1,314 @@
+"""One interface to everything that answers: modules, estimators, functions, recipes, servers."""
+
+from __future__ import annotations
+
+import pickle
+from abc import ABC
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
+
+from modelwright.errors import InputError, MissingExtraError, RunError
+from modelwright.evaluate._items import Items
+
+Outputs = Literal["logits", "probabilities"]
+
+#: How far from 1 the probabilities of an item may sum.
+_SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a system costs to keep.
+
+    Attributes:
+        parameters: Numbers in its weights; None where unknown.
+        nbytes: Bytes of its weights; None where unknown.
+    """
+
+    parameters: int | None = None
+    nbytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How probable a text is after another.
+
+    Attributes:
+        total: Sum of its tokens' log-probabilities, in nats.
+        tokens: How many tokens that are.
+        context_tokens: Tokens before it.
+    """
+
+    total: float
+    tokens: int
+    context_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A text that was generated, and the tokens it took."""
+
+    text: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How text is generated.
+
+    Attributes:
+        max_tokens: Most tokens of an answer.
+        stop: Texts at which it ends; they are not part of it.
+        temperature: 0 takes the most probable token each time.
+        seed: For temperatures above 0.
+    """
+
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class Predictor(ABC):
+    """A system under test. A subclass answers in one or more of the four ways.
+
+    Attributes:
+        label: How tables and records call it.
+        fingerprint: A hash of what its answers depend on; empty where that cannot be told.
+        size: What it costs to keep.
+    """
+
+    label: str
+    fingerprint: str = field(default="", kw_only=True)
+    size: Size = field(default_factory=Size, kw_only=True)
+
+    def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
+        """Class probabilities (n, classes) of n inputs."""
+        raise self._cannot("classify")
+
+    def values(self, inputs: Any) -> np.ndarray:
+        """Numbers (n,) for n inputs."""
+        raise self._cannot("give numbers")
+
+    def loglikelihoods(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Likelihood]:
+        """Log-likelihoods of continuations after their contexts."""
+        raise self._cannot("give likelihoods of texts")
+
+    def texts(self, prompts: Sequence[str], sampling: Sampling) -> Sequence[Generated]:
+        """Texts that follow the prompts."""
+        raise self._cannot("generate text")
+
+    def for_task(self, task: Any) -> Predictor:
+        """What answers for one task: itself, unless a system has parts of its own for tasks, such as heads."""
+        return self
+
+    def _cannot(self, what: str) -> InputError:
+        return InputError(f"'{self.label}' cannot {what}: it is a {type(self).__name__}")
+
+    def checked_probabilities(self, items: Items, classes: int) -> np.ndarray:
+        """Class probabilities as float64, refused by name where they are none.
+
+        Raises:
+            RunError: They are not finite, not in [0, 1], do not sum to 1, or have another shape.
+        """
+        found = np.asarray(self.probabilities(items.inputs, classes), dtype=np.float64)
+        if found.shape != (len(items), classes):
+            raise RunError(f"'{self.label}' gave probabilities of shape {found.shape}, not {(len(items), classes)}")
+        self._check_finite(found, items, "a probability")
+        sums = found.sum(axis=1)
+        wrong = np.flatnonzero((found.min(axis=1) < 0) | (np.abs(sums - 1) > _SUM_TOLERANCE))
+        if wrong.size:
+            raise RunError(
+                f"'{self.label}': probabilities must be at least 0 and sum to 1, got the sum {sums[wrong[0]]:.4g} for "
+                f"item '{items.ids[wrong[0]]}'. If these are logits, say outputs='logits'"
+            )
+        return found / sums[:, None]
+
+    def checked_values(self, items: Items) -> np.ndarray:
+        """Values as float64 (n,), refused by name where they are not finite."""
+        found = np.asarray(self.values(items.inputs), dtype=np.float64)
+        if found.shape == (len(items), 1):
+            found = found[:, 0]
+        if found.shape != (len(items),):
+            raise RunError(f"'{self.label}' gave values of shape {found.shape}, not {(len(items),)}")
+        self._check_finite(found, items, "a value")
+        return found
+
+    def _check_finite(self, found: np.ndarray, items: Items, what: str) -> None:
+        wrong = np.flatnonzero(~np.isfinite(found.reshape(len(items), -1)).all(axis=1))
+        if wrong.size:
+            raise RunError(
+                f"'{self.label}' gave {what} that is not finite for item '{items.ids[wrong[0]]}' "
+                f"({wrong.size:,} of {len(items):,} items in this batch)"
+            )
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities from logits along the last axis, in float64."""
+    logits = np.asarray(logits, dtype=np.float64)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+@dataclass
+class FunctionPredictor(Predictor):
+    """Any function from a batch of inputs to class probabilities (n, C) or values (n,)."""
+
+    function: Callable[[Any], Any] = field(kw_only=True)
+    outputs: Outputs = field(default="probabilities", kw_only=True)
+
+    def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
+        """What the function gives."""
+        found = np.asarray(self.function(inputs))
+        return softmax(found) if self.outputs == "logits" else found
+
+    def values(self, inputs: Any) -> np.ndarray:
+        """What the function gives."""
+        return np.asarray(self.function(inputs))
+
+
+@dataclass
+class EstimatorPredictor(Predictor):
+    """A fitted scikit-learn estimator: `predict_proba` for classes, `predict` for numbers.
+
+    Inputs of more than two axes are flattened to one row an item.
+    """
+
+    estimator: Any = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        from sklearn.exceptions import NotFittedError
+        from sklearn.utils.validation import check_is_fitted
+
+        try:
+            check_is_fitted(self.estimator)
+        except NotFittedError as error:
+            raise InputError(f"'{self.label}' is not fitted yet", "Call its fit first.") from error
+        self.fingerprint = self.fingerprint or xxhash.xxh3_128_hexdigest(pickle.dumps(self.estimator))
+
+    def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
+        """`predict_proba`, its columns put where the estimator's classes belong; classes it never saw get 0."""
+        if not hasattr(self.estimator, "predict_proba"):
+            raise self._cannot("give probabilities")
+        found = np.zeros((len(inputs), classes))
+        known = np.asarray(self.estimator.classes_)
+        if known.dtype.kind not in "iub" or known.min() < 0 or known.max() >= classes:
+            raise InputError(
+                f"'{self.label}': its classes must be indices in [0, {classes - 1}], got {list(known)[:8]}"
+            )
+        found[:, known.astype(np.intp)] = self.estimator.predict_proba(_rows(inputs))
+        return found
+
+    def values(self, inputs: Any) -> np.ndarray:
+        """`predict`."""
+        return self.estimator.predict(_rows(inputs))
+
+
+def _rows(inputs: Any) -> np.ndarray:
+    inputs = np.asarray(inputs)
+    return inputs.reshape(len(inputs), -1) if inputs.dtype != object else inputs
+
+
+@dataclass
+class ModulePredictor(Predictor):
+    """A torch module from a batch of inputs to logits (n, C), probabilities, or values (n,) or (n, 1).
+
+    Attributes:
+        module: In evaluation mode; it is moved to the device.
+        device: Where it runs.
+        outputs: What it gives.
+    """
+
+    module: Any = field(kw_only=True)
+    device: str = field(default="cpu", kw_only=True)
+    outputs: Outputs = field(default="logits", kw_only=True)
+
+    def __post_init__(self) -> None:
+        training = [name for name, part in self.module.named_modules() if part.training]
+        if training:
+            inside = f" (its part '{training[0]}')" if training[0] else ""
+            raise InputError(
+                f"'{self.label}' is in train mode{inside}: dropout and batch statistics would change its answers",
+                "Call .eval() on it first.",
+            )
+        self.module.to(self.device)
+        state = self.module.state_dict()
+        parameters = list(self.module.parameters())
+        self.size = Size(sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters))
+        self.fingerprint = self.fingerprint or state_hash(state)
+
+    def _run(self, inputs: Any) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            found = self.module(torch.as_tensor(np.asarray(inputs)).to(self.device))
+        found = getattr(found, "logits", found)  # what transformers' models return
+        return found.to("cpu", torch.float64).numpy()
+
+    def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
+        """The module's outputs; logits go through a softmax in float64."""
+        found = self._run(inputs)
+        return softmax(found) if self.outputs == "logits" else found
+
+    def values(self, inputs: Any) -> np.ndarray:
+        """The module's outputs."""
+        return self._run(inputs)
+
+
+def state_hash(state: Any) -> str:
+    """A hash of a torch state dict's names, formats and values."""
+    import torch
+
+    digest = xxhash.xxh3_128()
+    for name, tensor in state.items():
+        value = tensor.detach().to("cpu").contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def predictor(system: Any, label: str | None = None, *, device: str = "cpu", outputs: Outputs = "logits") -> Predictor:
+    """Anything that answers, as a `Predictor`.
+
+    Args:
+        system: A `Predictor`, an `nn.Module`, a fitted scikit-learn estimator, or a function of a batch of inputs.
+        label: How tables call it; default the name of its type or function.
+        device: Where modules run.
+        outputs: What a module gives; functions give probabilities or values.
+
+    Raises:
+        InputError: It is none of these, not fitted, or in train mode.
+    """
+    if isinstance(system, Predictor):
+        return system
+    name = label or getattr(system, "__name__", type(system).__name__)
+    if hasattr(system, "state_dict") and hasattr(system, "named_modules"):
+        return ModulePredictor(name, module=system, device=device, outputs=outputs)
+    if hasattr(system, "predict") and hasattr(system, "get_params"):
+        return EstimatorPredictor(name, estimator=system)
+    if callable(system):
+        return FunctionPredictor(name, function=system)
+    raise InputError(
+        f"a {type(system).__name__} cannot be evaluated",
+        "Give a model folder, a recipe, an nn.Module in evaluation mode, a fitted estimator, or a function.",
+    )
+
+
+def needs(package: str, what: str, extra: str = "eval") -> Any:
+    """An optional package, imported; named with its extra where it is missing.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(what, package.partition(".")[0], extra) from error

@@ -1,0 +1,1 @@
+"""Published claims, each as a small experiment with a verdict: one file per paper."""

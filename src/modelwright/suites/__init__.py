@@ -1,0 +1,1 @@
+"""Families of models and tasks, and the sweeps of methods over them."""
