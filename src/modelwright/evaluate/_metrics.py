@@ -122,7 +122,7 @@ def _r2(whole: Whole) -> float:
 def _pearson(whole: Whole) -> float:
     from scipy.stats import pearsonr
 
-    return float(pearsonr(*_numbers(whole))[0])
+    return float(pearsonr(*_numbers(whole))[0])  # type: ignore[reportArgumentType]
 
 
 def _spearman(whole: Whole) -> float:
