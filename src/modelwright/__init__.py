@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from modelwright.api import Job as Job, merge as merge, open as open, registry as registry, verify as verify
     from modelwright.checkpoint import Checkpoint as Checkpoint, TensorRef as TensorRef
     from modelwright.errors import InputError as InputError, RunError as RunError
+    from modelwright.evaluate import Comparison as Comparison, Records as Records, compare as compare
     from modelwright.methods import METHODS as METHODS, Method as Method
 
 _HOMES = {
-    "Checkpoint": "checkpoint", "InputError": "errors", "Job": "api", "METHODS": "methods", "Method": "methods",
-    "RunError": "errors", "TensorRef": "checkpoint", "merge": "api", "open": "api", "registry": "api",
+    "Checkpoint": "checkpoint", "Comparison": "evaluate", "InputError": "errors", "Job": "api", "METHODS": "methods", "Method": "methods",
+    "Records": "evaluate", "RunError": "errors", "TensorRef": "checkpoint", "compare": "evaluate", "merge": "api", "open": "api", "registry": "api",
     "verify": "api",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022
-    "open", "merge", "verify", "registry", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "InputError", "RunError",
+    "open", "merge", "verify", "compare", "registry", "Job", "Checkpoint", "TensorRef", "Records", "Comparison", "Method", "METHODS", "InputError", "RunError",
 ]  # fmt: skip
 
 

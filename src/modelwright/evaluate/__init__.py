@@ -13,6 +13,7 @@ from modelwright.evaluate._calibration import (
 from modelwright.evaluate._compare import compare as compare
 from modelwright.evaluate._comparison import Answer as Answer, Comparison as Comparison, Mean as Mean, Row as Row
 from modelwright.evaluate._ensemble import with_ensemble as with_ensemble
+from modelwright.evaluate._gate import Check as Check, Gate as Gate, Verdicts as Verdicts
 from modelwright.evaluate._items import SPLITS as SPLITS, Items as Items, Split as Split, Splits as Splits
 from modelwright.evaluate._kinds import KINDS as KINDS, Cost as Cost, Kind as Kind, Price as Price
 from modelwright.evaluate._metrics import METRICS as METRICS, Metric as Metric, Whole as Whole, metric as metric

@@ -22,6 +22,7 @@ class _Lead:
     """How far one system is ahead of another; positive is better."""
 
     interval: Interval
+    p: float
     clear: bool
 
 
@@ -62,7 +63,7 @@ def _leads(judged: Judged, order: Sequence[str], level: float, kind: IntervalKin
         assert first is not None
         assert second is not None
         found = (first - second if judged.sign > 0 else second - first).interval(level, kind)
-        leads[pair] = _Lead(found, p < 1 - level and found.low > 0)
+        leads[pair] = _Lead(found, p, p < 1 - level and found.low > 0)
     return leads
 
 
@@ -114,7 +115,8 @@ class _Words:
     def _lead(self, lead: _Lead) -> str:
         value = lead.interval.value
         text = f"{100 * value:.1f} points" if self._percent else f"{value:.3g}"
-        return f"{text} ({self._range(lead.interval)})"
+        p = "p < 0.001" if lead.p < 0.001 else f"p = {lead.p:.2g}"
+        return f"{text} ({self._range(lead.interval)}, {p})"
 
     def name(self, name: str) -> str:
         """`the merge 'ties'`."""
