@@ -14,8 +14,9 @@ from modelwright.recipe import Plan, PlannedTensor
 #: Elements of a tensor that are one task; also the unit of journal, resume and digests. A multiple of the blocks of
 #: `tensors/_geometry.py`, and the segment of `tensors/_noise.py`.
 RANGE = 1 << 20
-#: Elements that are read, merged and written together: a few arrays of them stay in the second-level cache.
-BLOCK = 1 << 17
+#: Elements that are read, merged and written together. Half of it would stay in the second-level cache, and yet take longer:
+#: the calls for a block cost more than its misses.
+BLOCK = 1 << 18
 
 
 def ranges(size: int) -> list[tuple[int, int]]:

@@ -7,14 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numba
-from llvmlite import ir
-from numba.core import datamodel, types
-
 from modelwright.tensors.kernels import _native
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numba's own annotations are partial
     from modelwright.tensors.kernels._jit import Kernel
+
+    numba: Any
+    ir: Any
+    types: Any
+    datamodel: Any
+else:
+    import numba
+    from llvmlite import ir
+    from numba.core import datamodel, types
 
 #: No fast-math; and division by zero gives infinity, as numpy's does.
 _STRICT = {"nogil": True, "error_model": "numpy"}
@@ -28,17 +33,17 @@ def inner(function: Callable[..., Any]) -> Any:
 
 def plain(function: Callable[..., Any], folder: Path | None) -> Any:
     """A function that numba itself loads and calls, for what `machine_code` declines."""
-    before = numba.config.CACHE_DIR  # type: ignore[reportAttributeAccessIssue]
-    numba.config.CACHE_DIR = str(folder or "")  # type: ignore[reportAttributeAccessIssue]  # read while decorating
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder or "")  # read while decorating
     try:
         return numba.njit(**_STRICT, cache=folder is not None)(function)
     finally:
-        numba.config.CACHE_DIR = before  # type: ignore[reportAttributeAccessIssue]
+        numba.config.CACHE_DIR = before
 
 
 def machine_code(kernel: Kernel, args: Sequence[Any]) -> _native.Code | None:
     """A kernel compiled for arguments of these types; None where only numba can call it."""
-    if numba.config.DISABLE_JIT:  # type: ignore[reportAttributeAccessIssue]
+    if numba.config.DISABLE_JIT:
         return None
     signature = tuple(numba.typeof(arg) for arg in args)
     kernel.compiler.compile(signature)
@@ -60,7 +65,7 @@ def _as_expected(compiled: Any, kinds: _native.Kinds) -> bool:
     context, described = compiled.target_context, compiled.fndesc
     passed = context.call_conv.get_function_type(described.restype, described.argtypes).args
     wanted = [ctypes.c_void_p, ctypes.c_void_p, *_native.c_types(kinds)]
-    arrays: Any = datamodel.default_manager[types.uint8[::1]]
+    arrays = datamodel.default_manager[types.uint8[::1]]
     return (
         len(passed) == len(wanted)
         and all(_matches(one, c_type) for one, c_type in zip(passed, wanted, strict=True))

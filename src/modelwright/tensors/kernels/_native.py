@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def flattened(args: Sequence[Any]) -> tuple[Kinds, list[Any]]:
 
 def _flatten(args: Sequence[Any], kinds: list[str], words: list[Any]) -> None:
     for arg in args:
-        kind = type(arg)
+        kind = arg.__class__
         if kind is np.ndarray:
             if not arg.flags.carray:  # contiguous, aligned and writable
                 kinds.append(OTHER)
@@ -97,7 +98,7 @@ def processor() -> str:
 
 
 def _llvm() -> Any:
-    import llvmlite.binding as llvm
+    llvm: Any = import_module("llvmlite.binding")
 
     with suppress(RuntimeError):  # newer versions do it themselves, and refuse to
         llvm.initialize()
