@@ -56,7 +56,7 @@ def machine_code(kernel: Kernel, args: Sequence[Any]) -> _native.Code | None:
 
 def _results(restype: Any) -> str | None:
     if isinstance(restype, types.BaseTuple):
-        return str(len(restype)) if all(one == types.int64 for one in restype) else None
+        return str(len(restype)) if all(types.unliteral(one) == types.int64 for one in restype) else None
     return {types.none: "none", types.boolean: "bool", types.int64: "int"}.get(restype)
 
 
