@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import tiny_folders as tiny
+from modelwright.engine._sources import block_length, blocks
 from modelwright.tensors.kernels import _cache, _compile
-from modelwright.tensors.kernels._jit import Kernel, kernel
+from modelwright.tensors.kernels._jit import Kernel, intrinsic, kernel
 
 LABEL = "test_kernel_cache.count(I1 I)"
 
@@ -182,3 +183,28 @@ def test_a_merge_with_kept_kernels_does_not_import_numba(tmp_path: Path) -> None
     assert started("three").communicate()[0] == "[]\n"
     contents = [tiny.contents(tmp_path / name) for name in ("one", "two", "three")]
     assert contents[0] == contents[1] == contents[2]
+
+
+@intrinsic
+def ones(_typing: Any, value: Any) -> Any:
+    from numba import types
+
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), generate
+
+
+def test_an_intrinsic_in_a_kernel() -> None:
+    def bits(value: Any) -> Any:
+        return ones(value) + ones(value >> 1)
+
+    for _ in range(2):
+        made = Kernel(bits)
+        assert made(7) == 5
+    assert made._compiler is None
+
+
+def test_more_inputs_are_read_in_smaller_blocks() -> None:
+    assert [block_length(inputs) for inputs in (1, 4, 5, 9, 1000)] == [1 << 18, 1 << 18, 1 << 17, 1 << 16, 1 << 15]
+    assert [*blocks(10, 10 + (1 << 17), 9)] == [(10, 1 << 16), (10 + (1 << 16), 1 << 16)]

@@ -31,6 +31,14 @@ def inner(function: Callable[..., Any]) -> Any:
     return numba.njit(**_STRICT, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)(function)
 
 
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """The type that numba gives to an intrinsic."""
+    made = numba.extending.intrinsic(function)
+    context = numba.core.registry.cpu_target.typing_context
+    context.refresh()  # so that it knows what was made since it began to compile
+    return context.resolve_value_type(made)
+
+
 def plain(function: Callable[..., Any], folder: Path | None) -> Any:
     """A function that numba itself loads and calls, for what `machine_code` declines."""
     before = numba.config.CACHE_DIR

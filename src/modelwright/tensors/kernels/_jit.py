@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from modelwright.tensors.kernels import _cache, _native
@@ -81,11 +80,27 @@ class Kernel:
         return self.compiler._numba_type_
 
 
+class Intrinsic:
+    """What kernels call and LLVM has instructions for: a function of numba's kind, that numba is imported for when it compiles."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self._compiler: Any = None
+
+    @property
+    def _numba_type_(self) -> Any:
+        if self._compiler is None:
+            from modelwright.tensors.kernels import _compile
+
+            self._compiler = _compile.intrinsic(self.function)
+        return self._compiler
+
+
+def intrinsic(function: Callable[..., Any]) -> Intrinsic:
+    """As numba's `intrinsic`: of a typing context and types the signature, and what writes the instructions."""
+    return Intrinsic(function)
+
+
 def kernel(function: Callable[..., Any]) -> Kernel:
     """Make a kernel of a function."""
     return Kernel(function)
-
-
-def folder() -> Path | None:
-    """Where compiled kernels are kept, for those who want to look."""
-    return _cache.FOLDER
