@@ -241,7 +241,7 @@ class Fused:
         left = self.kept.left[number].copy() if self.kept.left else np.zeros((self.count, 2), np.int64)
         noise = self._noise(number)
         raw = _scratch.rows(len(self.codes))
-        for at, n in blocks(start, stop):
+        for at, n in blocks(start, stop, len(self.codes)):
             for i in range(len(self.codes)):
                 part = self.sources.read(i, at, n, raw[i])
                 if read is not None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # imported when the first tensor needs it: loading the kernel
 
 #: Merges of fewer elements run on the array functions: loading the kernels takes longer.
 WORTH = 1 << 22
-#: What the compiler of the kernels takes once it is loaded.
+#: What the compiler takes, where kernels are not on the disk yet.
 _COMPILER = 80_000_000
 _CODES = ("float32", "float16", "bfloat16")
 _scratch = Scratch()
@@ -246,7 +246,7 @@ class Merge:
         rows = _scratch.rows(len(sources.refs))
         hashes = [xxhash.xxh3_128() for _ in sources.refs]
         differs: set[int] = set()
-        for at, n in blocks(start, stop):
+        for at, n in blocks(start, stop, len(sources.refs)):
             parts = [sources.read(i, at, n, rows[i]) for i in range(len(sources.refs))]
             for one, part in zip(hashes, parts, strict=True):
                 one.update(part.data)

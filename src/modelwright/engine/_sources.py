@@ -14,8 +14,13 @@ from modelwright.recipe import Plan, PlannedTensor
 #: Elements of a tensor that are one task; also the unit of journal, resume and digests. A multiple of the blocks of
 #: `tensors/_geometry.py`, and the segment of `tensors/_noise.py`.
 RANGE = 1 << 20
-#: Elements that are read, merged and written together: a few arrays of them stay in the second-level cache.
-BLOCK = 1 << 17
+#: Elements that are read, merged and written together, at most. Half of it would stay in the second-level cache, and yet take
+#: longer: the calls for a block cost more than its misses.
+BLOCK = 1 << 18
+#: Elements of all inputs that a thread holds; more inputs are read in smaller blocks.
+_MOST_READ = 1 << 20
+#: The least, as sums over a tensor are made of blocks of so many.
+_LEAST = 1 << 15
 
 
 def ranges(size: int) -> list[tuple[int, int]]:
@@ -23,10 +28,19 @@ def ranges(size: int) -> list[tuple[int, int]]:
     return [(at, min(at + RANGE, size)) for at in range(0, size, RANGE)]
 
 
-def blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+def block_length(inputs: int) -> int:
+    """Elements of a block of so many inputs."""
+    length = BLOCK
+    while length > _LEAST and length * inputs > _MOST_READ:
+        length //= 2
+    return length
+
+
+def blocks(start: int, stop: int, inputs: int) -> Iterator[tuple[int, int]]:
     """The blocks of a range, (start, number)."""
-    for at in range(start, stop, BLOCK):
-        yield at, min(BLOCK, stop - at)
+    length = block_length(inputs)
+    for at in range(start, stop, length):
+        yield at, min(length, stop - at)
 
 
 class Sources:

@@ -271,7 +271,6 @@ def find(counts: Any, rank: int) -> Any:
     return -1, before
 
 
-@kernel
 def select(values: Any, rank: int, room: Any) -> Any:
     """The rank-th largest of some bits, from 1; how many are larger, and how many equal it.
 
@@ -280,7 +279,11 @@ def select(values: Any, rank: int, room: Any) -> Any:
         rank: Which.
         room: Scratch, as long as the values.
     """
-    counts = np.zeros(4096, np.int64)
+    return _select(values, rank, room, np.empty(4096, np.int64))  # kernels do not allocate
+
+
+@kernel
+def _select(values: Any, rank: int, room: Any, counts: Any) -> Any:
     larger, n = 0, len(values)
     source = values
     while True:
