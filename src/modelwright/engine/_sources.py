@@ -81,7 +81,7 @@ class Scratch(threading.local):
 
     def near(self, count: int) -> NumpyArray:
         """Rows of uint32 that hold a block and one more."""
-        return self._at_least("near", count, BLOCK + 1, np.uint32)
+        return self._at_least("near", count, BLOCK + 16, np.uint32)
 
     def sizes(self, width: int) -> NumpyArray:
         """A tile of uint32."""

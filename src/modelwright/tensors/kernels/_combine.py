@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.tensors.kernels._formats import TILE, narrow, widen
+from modelwright.tensors.kernels._formats import TILE, narrow, widen, widen_delta
 from modelwright.tensors.kernels._jit import kernel
 from modelwright.tensors.kernels._noise import drop
 
@@ -114,8 +114,8 @@ def keep_ranks(x: Any, low: Any, high: Any, left: Any) -> None:
         _one_by_one(x, low, high, left)
         return
     # All ties of this tile go one way, so that one comparison decides.
-    least = low if left[0] > 0 else low + np.uint32(1)
-    most = high - np.uint32(1) if left[1] > 0 and high > 0 else high
+    least = low if left[0] > 0 else np.uint32(low + np.uint32(1))  # sums are of 64 bits unless cut
+    most = np.uint32(high - np.uint32(1)) if left[1] > 0 and high > 0 else high
     if left[1] > 0 and high == 0:
         least, most = np.uint32(1), np.uint32(0)
     left[0] -= ties_low
@@ -124,17 +124,21 @@ def keep_ranks(x: Any, low: Any, high: Any, left: Any) -> None:
 
 
 @kernel
+def _sign(value: Any, zero_sign: Any) -> Any:
+    return np.float32(1) if value > 0 else np.float32(-1) if value < 0 else zero_sign
+
+
+@kernel
 def vote(votes: Any, x: Any) -> None:
     for i in range(len(x)):
-        votes[i] += np.float32(x[i] > 0) - np.float32(x[i] < 0)
+        votes[i] += _sign(x[i], np.float32(0))
 
 
 @kernel
 def elected(total: Any, zero_sign: Any) -> None:
     """The sign of each element, in place."""
     for i in range(len(total)):
-        sign = np.float32(total[i] > 0) - np.float32(total[i] < 0)
-        total[i] = zero_sign if sign == 0 else sign
+        total[i] = _sign(total[i], zero_sign)
 
 
 @kernel
@@ -160,7 +164,8 @@ def _largest(total: Any, x: Any) -> None:
 @kernel
 def _share_out(total: Any, divisor: Any) -> None:
     for i in range(len(total)):
-        total[i] /= np.float32(1) if divisor[i] == 0 else divisor[i]
+        share = divisor[i]
+        total[i] /= np.float32(1) if share == np.float32(0) else share
 
 
 @kernel
@@ -192,9 +197,7 @@ def kept_delta(raw: Any, codes: Any, i: int, at: int, base: Any, deltas: bool, k
             of the block in its noise segment.
         x: The tile to fill.
     """
-    bad = widen(raw[i], codes[i], at, x)
-    if deltas:
-        subtract(x, base)
+    bad = widen_delta(raw[i], codes[i], at, base, x) if deltas else widen(raw[i], codes[i], at, x)
     apply_keep(i, at, keep, x)
     return bad
 
