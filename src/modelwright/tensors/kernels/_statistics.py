@@ -17,8 +17,7 @@ from modelwright.tensors.kernels._combine import (
     equal,
     fill,
     kept_delta,
-    over,
-    times,
+    scaled,
     vote,
 )
 from modelwright.tensors.kernels._formats import TILE, widen, widen_delta
@@ -380,9 +379,7 @@ def net_sign(
         fill(sign, np.float32(0))
         for i in range(count):
             x = tiles[i][:size]
-            times(x, ratio[i])
-            over(x, divide[i])
-            times(x, weight[i])
+            scaled(x, ratio[i], divide[i], weight[i])
             if elect == COUNT:
                 vote(sign, x)
             else:
