@@ -191,7 +191,7 @@ def test_thresholds_are_exact_whatever_the_sample_said(
 
     monkeypatch.setattr(_ranks, "_bracket", bracket)
     if trouble != "too high":
-        monkeypatch.setattr(_ranks, "_MOST_HELD", 1000)
+        monkeypatch.setattr(_ranks, "MOST_HELD", 1000)
     expected = merged(models, tmp_path / "functions", method, options, kernels="never")
     assert merged(models, tmp_path / "kernels", method, options, kernels="always") == expected
 

@@ -357,9 +357,8 @@ def ties(raw: Any, codes: Any, n: int, count: int, owner: Any, wanted: Any, coun
             found = 1
         for t in range(len(owner)):
             i = owner[t]
-            if t == 0 or owner[t - 1] != i:
-                if widen_delta(raw[i], codes[i], at, base[:size], x[:size]):
-                    found = 1
+            if (t == 0 or owner[t - 1] != i) and widen_delta(raw[i], codes[i], at, base[:size], x[:size]):
+                found = 1
             counts[t] += equal(x[:size], wanted[t])
     return found
 
