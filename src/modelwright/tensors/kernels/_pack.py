@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+import llvmlite.ir  # type: ignore[reportMissingTypeStubs]
+import numba.core.cgutils
+import numba.extending
+import numba.types
+
+# None of them has types.
+ir: Any = llvmlite.ir
+cgutils: Any = numba.core.cgutils
+types: Any = numba.types
+intrinsic: Any = numba.extending.intrinsic
 
 #: Elements that are looked at together: a vector of the widest CPUs.
 WIDTH = 16
