@@ -96,7 +96,7 @@ class Intrinsic:
         return self._compiler
 
 
-def intrinsic(function: Callable[..., Any]) -> Intrinsic:
+def intrinsic(function: Callable[..., Any]) -> Any:
     """As numba's `intrinsic`: of a typing context and types the signature, and what writes the instructions."""
     return Intrinsic(function)
 
