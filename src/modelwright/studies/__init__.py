@@ -15,6 +15,7 @@ from modelwright.studies._evidence import (
 from modelwright.studies._merging_at_scale import MERGING_AT_SCALE as MERGING_AT_SCALE
 from modelwright.studies._model_breadcrumbs import MODEL_BREADCRUMBS as MODEL_BREADCRUMBS
 from modelwright.studies._model_soups import MODEL_SOUPS as MODEL_SOUPS
+from modelwright.studies._registry import studies as studies, study as study
 from modelwright.studies._study import (
     BUDGETS as BUDGETS,
     Budget as Budget,
@@ -27,3 +28,6 @@ from modelwright.studies._study import (
     Table as Table,
 )
 from modelwright.studies._ties_merging import TIES_MERGING as TIES_MERGING
+
+#: Every study of this package by its id.
+STUDIES: dict[str, Study] = {record.id: record for record in list(globals().values()) if isinstance(record, Study)}

@@ -263,7 +263,9 @@ def _held_out_table(measured: Measured, widths: Sequence[int]) -> Table:
 def _dropped_table(measured: Measured) -> Table:
     names = {"nothing dropped": "own", **{f"90 % dropped, {how}": how for how in DROPPED}}
     rows = [(name, measured.interval(lambda mean, k=key: mean(("dropped", k)))) for name, key in names.items()]
-    return Table("DARE on single experts of the widest network: accuracy on the own task", ("", "accuracy"), tuple(rows))
+    return Table(
+        "DARE on single experts of the widest network: accuracy on the own task", ("", "accuracy"), tuple(rows)
+    )
 
 
 def _plot(measured: Measured, widths: Sequence[int]) -> Plot:
@@ -273,7 +275,9 @@ def _plot(measured: Measured, widths: Sequence[int]) -> Plot:
         ]
         for count in COUNTS
     }
-    return Plot("Merging over width and number of experts", "width", "share of the experts' accuracy", lines, log_x=True)
+    return Plot(
+        "Merging over width and number of experts", "width", "share of the experts' accuracy", lines, log_x=True
+    )
 
 
 MERGING_AT_SCALE = Study(

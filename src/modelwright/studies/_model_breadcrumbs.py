@@ -289,11 +289,11 @@ def _carried_plot(measured: Measured) -> Plot:
 
 
 def _corrupted_plot(measured: Measured) -> Plot:
-    lines = {
-        rule: [(h, measured.interval(lambda mean, r=rule, h=h: mean((r, h)))) for h in HEIGHTS] for rule in PLAIN
-    }
+    lines = {rule: [(h, measured.interval(lambda mean, r=rule, h=h: mean((r, h)))) for h in HEIGHTS] for rule in PLAIN}
     title = "One corrupted expert of five, and what the others keep"
-    return Plot(title, "outliers, as multiples of the largest entry", "mean accuracy on the other tasks", lines, log_x=True)
+    return Plot(
+        title, "outliers, as multiples of the largest entry", "mean accuracy on the other tasks", lines, log_x=True
+    )
 
 
 MODEL_BREADCRUMBS = Study(

@@ -160,7 +160,9 @@ def _parts(measured: Measured) -> Sequence[Part]:
             ">=",
             0.0,
         ),
-        Part("greedy steps", "No step makes the greedy soup worse", measured.range(lambda m: m("least step")), ">=", 0.0),
+        Part(
+            "greedy steps", "No step makes the greedy soup worse", measured.range(lambda m: m("least step")), ">=", 0.0
+        ),
         Part(
             "greedy on test",
             "On test images the greedy soup is at most 1 point below the best single model",

@@ -46,13 +46,15 @@ class Vectors:
 
 
 def vectors(rng: np.random.Generator, outliers: int = 0, height: float = 20.0) -> Vectors:
-    """Eight task vectors of 20,000 entries: signal on 5 % each, disjoint, of magnitude 1 to 1.2 and random sign, and
-    Gaussian noise of standard deviation 0.05 everywhere.
+    """Eight task vectors of 20,000 entries.
+
+    Each has signal of magnitude 1 to 1.2 and random sign on 5 % of them, disjoint from the others', and everywhere
+    Gaussian noise of standard deviation 0.05.
 
     Args:
         rng: Decides all of it.
-        outliers: So many entries of each task vector, anywhere, become ...
-        height: ... plus or minus this.
+        outliers: How many entries of each task vector, anywhere, become plus or minus `height`.
+        height: How large outliers are.
     """
     support = int(SHARE * SIZE)
     places = rng.permutation(SIZE)[: COUNT * support].reshape(COUNT, support)
