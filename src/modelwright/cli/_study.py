@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from modelwright.errors import InputError, did_you_mean
+from modelwright.evaluate._predictor import needs
+from modelwright.report import write
 from modelwright.studies import VERDICTS, Outcome, studies, study
 from modelwright.studies._study import Cell, Table as Figures
 from modelwright.studies._text import heading, measure, part_rows, shown
@@ -57,6 +59,8 @@ def run_study(
         raise InputError(f"--require: there is no verdict '{require}'", did_you_mean(require, VERDICTS))
     for option, place in (("--json", None if json in (None, _STDOUT) else Path(str(json))), ("--html", html)):
         _check_writable(option, place)
+    if html is not None:
+        needs("matplotlib", "--html", "report")
     silent = quiet or json == _STDOUT
     with _Bar(enabled=not silent) as bar:
         outcome = chosen.run(seeds, budget, bar.update)  # type: ignore[arg-type]  # run checks it
@@ -64,11 +68,11 @@ def run_study(
     if json == _STDOUT:
         print(text)  # noqa: T201
     elif json is not None:
-        Path(json).write_text(text + "\n", encoding="utf-8")
+        write(json, text + "\n")
     if html is not None:
         from modelwright.studies._page import page
 
-        html.write_text(page(outcome), encoding="utf-8")
+        write(html, page(outcome))
     if not silent:
         _show(Console(), outcome)
     if require is not None and outcome.verdict != require:

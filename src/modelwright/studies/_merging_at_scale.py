@@ -284,6 +284,6 @@ MERGING_AT_SCALE = Study(
     id="merging-at-scale",
     title="What matters for merging at scale",
     paper="arXiv:2410.03617",
-    claim="More experts merge worse and larger models merge better, and with rescaling most of an expert's changes can go.",
+    claim="More experts merge worse and larger models merge better; most of an expert's changes can go if the rest is rescaled.",
     experiment=experiment,
 )

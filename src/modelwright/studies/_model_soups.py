@@ -62,7 +62,7 @@ def _data(seed: int, most: int | None) -> tuple[dict[str, Classification], tuple
         tasks[name] = digits_task(name, {"test": parts["test"]}, shift)
     tune = tasks["digits"].items("tune")
     first, second = train_test_split(np.arange(len(tune)), test_size=0.5, stratify=tune.targets, random_state=seed)
-    return tasks, (tune.take(first.tolist()), tune.take(second.tolist()))
+    return tasks, (tune.take(list(first)), tune.take(list(second)))
 
 
 def _shifts(rng: np.random.Generator) -> Mapping[str, Callable[[Array], Array]]:
@@ -242,7 +242,7 @@ MODEL_SOUPS = Study(
     id="model-soups",
     title="Model soups",
     paper="arXiv:2203.05482",
-    claim="Averaging models tuned from one start is as good as the best of them, and better where data shift.",
+    claim="Averaging models tuned from one start is as good as the best of them, and where data shift better than they are on average.",
     experiment=experiment,
     seeds=10,
 )

@@ -8,7 +8,6 @@ from modelwright.studies._study import Outcome, Plot, Table
 from modelwright.studies._text import heading, measure, part_rows, shown
 
 
-
 def page(outcome: Outcome) -> str:
     """The whole page: claim, verdict, what was measured about each statement, plots, tables, notes.
 
@@ -27,7 +26,9 @@ def page(outcome: Outcome) -> str:
         ),
         *(report.section(plot.title, _plot(plot)) for plot in outcome.plots),
         *(report.section(heading(table), _table(table, table.title)) for table in outcome.tables),
-        report.section("How it was done", *outcome.notes, report.code(f"mw study run {outcome.id}{_arguments(outcome)}")),
+        report.section(
+            "How it was done", *outcome.notes, report.code(f"mw study run {outcome.id}{_arguments(outcome)}")
+        ),
         lead=f"The claim of {outcome.paper}, put to the test.",
         footer=_footer(outcome),
     )
