@@ -54,7 +54,7 @@ def digits(seed: int, most: int | None = None) -> dict[str, Items]:
     tune, rest = train_test_split(np.arange(len(everything)), test_size=0.4, stratify=targets, random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=targets[rest], random_state=seed)
     parts = {"tune": tune, "validation": validation, "test": test}
-    return {name: everything.take(index.tolist()) for name, index in parts.items()}
+    return {name: everything.take(list(index)) for name, index in parts.items()}
 
 
 def digits_task(name: str, parts: Mapping[str, Items], view: Callable[[Array], Array]) -> Classification:
