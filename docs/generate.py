@@ -17,8 +17,8 @@ from typing import Any
 from modelwright.api import registry
 from modelwright.cli._methods import describe, models_text
 from modelwright.methods import LAWS, Method
-from modelwright.studies import Interval
-from modelwright.studies._text import shown as text_of
+from modelwright.studies import Interval, Part
+from modelwright.studies._text import STATEMENT, shown as text_of, statements
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("first", "second", "third")
@@ -100,13 +100,10 @@ def study_pages() -> dict[Path, str]:
 
 def study(outcome: Mapping[str, Any]) -> str:
     """One study's outcome."""
-    parts = ["| statement | measured | claimed | verdict |", "|---|---|---|---|"]
-    for part in outcome["parts"]:
-        unit = " %" if part["unit"] == "%" else ""
-        bound = f"{100 * part['bound']:g} %" if unit else f"{part['bound']:g}"
-        says = part["says"] + ("" if part["decides"] else " (reported only)")
-        measured = cell(measure(part["interval"], part["unit"])) + unit
-        parts.append(f"| {cell(says)} | {measured} | {cell(part['relation'])} {bound} | {part['verdict']} |")
+    parts = [f"| {' | '.join(STATEMENT)} |", "|---|---|---|---|"]
+    stored = [{key: value for key, value in part.items() if key != "verdict"} for part in outcome["parts"]]
+    records = tuple(Part(**part | {"interval": Interval(**part["interval"])}) for part in stored)
+    parts += [f"| {' | '.join(map(cell, row))} |" for row in statements(records)]
     count, versions = len(outcome["seeds"]), outcome["versions"]
     ran = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "modelwright")
     texts = [

@@ -101,16 +101,16 @@ def test_ratios_and_maxima_are_made_within_each_seed() -> None:
 
 
 def test_intervals_cover_what_they_should() -> None:
-    """Of 95 % intervals around the mean of 60 items of 6 seeds, most contain the truth; a broken one would miss many."""
+    """Of 20 intervals around the mean of 60 items of 6 seeds nearly all contain the truth; one that is half as wide misses many."""
     inside = 0
-    for trial in range(60):
+    for trial in range(20):
         rng = np.random.default_rng(trial)
         measured = Measured()
         for seed in range(6):
             measured.add(seed, "a", rng.normal(rng.normal(0, 0.05), 1, 60))
         found = measured.interval(lambda mean: mean("a"))
         inside += found.low <= 0 <= found.high
-    assert 53 <= inside <= 60
+    assert inside >= 16
 
 
 def test_what_was_measured_wrongly() -> None:

@@ -18,7 +18,7 @@ from modelwright.evaluate._predictor import needs
 from modelwright.report import write
 from modelwright.studies import VERDICTS, Outcome, studies, study
 from modelwright.studies._study import Cell, Table as Figures
-from modelwright.studies._text import heading, measure, part_rows, shown
+from modelwright.studies._text import STATEMENT, heading, measure, shown, statements
 
 _COLOURS = {"holds": "green", "does not hold": "red", "inconclusive": "yellow"}
 #: Where `--json -` writes to.
@@ -94,7 +94,7 @@ def _show(console: Console, outcome: Outcome) -> None:
     console.print(f"[bold]{outcome.title}[/bold]  {outcome.paper}", highlight=False)
     console.print(outcome.claim, **plain)
     console.print()
-    console.print(_rendered(part_rows(outcome.parts)))
+    console.print(_rendered(Figures("", STATEMENT, tuple(statements(outcome.parts)))))
     for table in outcome.tables:
         console.print(f"\n{heading(table)}", style="dim", **plain)
         console.print(_rendered(table))

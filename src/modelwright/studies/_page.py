@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from modelwright import report
-from modelwright.studies._evidence import VERDICTS
 from modelwright.studies._study import Outcome, Plot, Table
-from modelwright.studies._text import heading, measure, part_rows, shown
+from modelwright.studies._text import STATEMENT, heading, measure, shown, statements
 
 
 def page(outcome: Outcome) -> str:
@@ -14,14 +13,14 @@ def page(outcome: Outcome) -> str:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    parts = part_rows(outcome.parts)
+    smoke = " This was a smoke run, of which the verdict means nothing." if outcome.budget == "smoke" else ""
     return report.page(
         outcome.title,
         report.section(
             "The claim",
             report.answer(outcome.claim),
-            report.answer(f"Verdict: {outcome.verdict}."),
-            _table(parts, "Statements, what was measured and what was claimed"),
+            report.answer(f"Verdict: {outcome.verdict}.{smoke}"),
+            _statements(outcome),
             report.note(outcome.rule),
         ),
         *(report.section(plot.title, _plot(plot)) for plot in outcome.plots),
@@ -34,13 +33,18 @@ def page(outcome: Outcome) -> str:
     )
 
 
+def _statements(outcome: Outcome) -> report.Html:
+    """What was claimed and measured: sentences wrap, so that verdicts are seen without scrolling."""
+    rows = [
+        report.Row(part.name, [report.Cell(says, words=True), measured, claimed, report.Cell(verdict, words=True)])
+        for part, (says, measured, claimed, verdict) in zip(outcome.parts, statements(outcome.parts), strict=True)
+    ]
+    return report.table(("", *STATEMENT), rows, label="Statements, what was measured and what was claimed")
+
+
 def _table(table: Table, label: str) -> report.Html:
     rows = [
-        report.Row(
-            shown(first, table.unit),
-            [report.Cell(shown(cell, table.unit), words=isinstance(cell, str) and cell in VERDICTS) for cell in rest],
-        )
-        for first, *rest in table.rows
+        report.Row(shown(first, table.unit), [shown(cell, table.unit) for cell in rest]) for first, *rest in table.rows
     ]
     return report.table(table.columns, rows, label=label)
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any, Literal, get_args
 
 from modelwright.errors import InputError, MissingExtraError, did_you_mean
+from modelwright.evaluate._predictor import needs
 from modelwright.studies._evidence import RULE, Interval, Part, Verdict, whole_verdict
 
 Budget = Literal["smoke", "full"]
@@ -197,9 +198,7 @@ class Study:
 
 def _one_thread() -> Any:
     """Sums of one BLAS thread are the same on any machine's number of cores."""
-    from threadpoolctl import threadpool_limits  # scikit-learn requires it
-
-    return threadpool_limits(limits=1)
+    return needs("threadpoolctl", "a study").threadpool_limits(limits=1)  # scikit-learn brings it
 
 
 def _versions(modules: Sequence[str]) -> dict[str, str]:

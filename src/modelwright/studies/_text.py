@@ -5,6 +5,9 @@ from __future__ import annotations
 from modelwright.studies._evidence import Interval, Part
 from modelwright.studies._study import Cell, Table
 
+#: Headings of `statements`.
+STATEMENT = ("statement", "measured", "claimed", "verdict")
+
 
 def shown(cell: Cell, unit: str = "%") -> str:
     """A cell of a table: `84.0 [82.0, 85.9]`, shares in per cent."""
@@ -23,9 +26,9 @@ def _number(value: float, unit: str) -> str:
     return text.removeprefix("-") if not text.strip("-0.") else text
 
 
-def part_rows(parts: tuple[Part, ...]) -> Table:
-    """What was claimed, measured and found, one row a part."""
-    rows = [
+def statements(parts: tuple[Part, ...]) -> list[tuple[str, str, str, str]]:
+    """What was claimed, measured and found, one row a part; `STATEMENT` heads the columns."""
+    return [
         (
             part.says + ("" if part.decides else " (reported only)"),
             f"{shown(part.interval, part.unit)}{part.unit and ' %'}",
@@ -34,7 +37,6 @@ def part_rows(parts: tuple[Part, ...]) -> Table:
         )
         for part in parts
     ]
-    return Table("", ("statement", "measured", "claimed", "verdict"), tuple(rows))
 
 
 def _bound(part: Part) -> str:
