@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from modelwright.checkpoint import Checkpoint as Checkpoint, TensorRef as TensorRef
     from modelwright.errors import InputError as InputError, RunError as RunError
     from modelwright.methods import METHODS as METHODS, Method as Method
+    from modelwright.studies import study as study
 
 _HOMES = {
     "Checkpoint": "checkpoint", "InputError": "errors", "Job": "api", "METHODS": "methods", "Method": "methods",
     "RunError": "errors", "TensorRef": "checkpoint", "merge": "api", "open": "api", "registry": "api",
-    "verify": "api",
+    "study": "studies", "verify": "api",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022
-    "open", "merge", "verify", "registry", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "InputError", "RunError",
+    "open", "merge", "verify", "registry", "study", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "InputError",
+    "RunError",
 ]  # fmt: skip
 
 

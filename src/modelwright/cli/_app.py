@@ -182,6 +182,50 @@ def methods(
     show_methods(name, plugin, json=json, cite=cite)
 
 
+study = typer.Typer(help="Put published claims to the test.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(study, name="study")
+StudyPlugin = Annotated[
+    list[Path], typer.Option("--plugin", metavar="FILE.py", help="Python file that defines studies; repeatable.")
+]
+
+
+@study.command("list")
+def study_list(
+    plugin: StudyPlugin = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """List the studies with their papers and claims."""
+    from modelwright.cli._study import list_studies
+
+    list_studies(plugin, json=json)
+
+
+@study.command("run")
+def study_run(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Which study; see mw study list.")],
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="How many repetitions.  [default: the study's own]")
+    ] = None,
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="smoke | full", help="smoke: seconds, to see that it runs.")
+    ] = "full",
+    json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write figures; - for stdout.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots.")] = None,
+    require: Annotated[
+        str | None, typer.Option("--require", metavar="VERDICT", help="Exit with 3 unless this is the verdict.")
+    ] = None,
+    plugin: StudyPlugin = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Run a study: its claim, what was measured, and a verdict.
+
+    Exit code 0 whichever the verdict is.
+    """
+    from modelwright.cli._study import run_study
+
+    run_study(name, plugin, seeds=seeds, budget=budget, json=json, html=html, require=require, quiet=quiet)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; errors go to stderr without traceback unless --debug."""
     debug = "--debug" in arguments or bool(os.environ.get("MODELWRIGHT_DEBUG"))
