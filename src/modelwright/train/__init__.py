@@ -1,5 +1,8 @@
 """Small networks and how they are trained: what studies, suites and the demo merge."""
 
+from modelwright.train._build import NETWORKS as NETWORKS, build as build
+from modelwright.train._folder import write_folder as write_folder
+from modelwright.train._heads import CosineHead as CosineHead
 from modelwright.train._mlp import (
     HEAD as HEAD,
     MlpPredictor as MlpPredictor,
