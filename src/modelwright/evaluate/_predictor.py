@@ -82,11 +82,13 @@ class Predictor(ABC):
         label: How tables and records call it.
         fingerprint: A hash of what its answers depend on; empty where that cannot be told.
         size: What it costs to keep.
+        members: How many models answer together; records count the calls and tokens of all.
     """
 
     label: str
     fingerprint: str = field(default="", kw_only=True)
     size: Size = field(default_factory=Size, kw_only=True)
+    members: int = field(default=1, kw_only=True)
 
     def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
         """Class probabilities (n, classes) of n inputs."""

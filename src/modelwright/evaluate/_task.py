@@ -108,7 +108,16 @@ class Task(ABC):
         return {"kind": type(self).__name__, "metric": self.metric.name, "classes": list(self.classes)}
 
     def fingerprint(self, split: str) -> str:
-        """A hash of all that a result depends on: settings, ids, inputs and targets."""
+        """A hash of all that a result depends on: settings, ids, inputs and targets; computed once a split."""
+        if split not in self._fingerprints:
+            self._fingerprints[split] = self._fingerprint(split)
+        return self._fingerprints[split]
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        return {}
+
+    def _fingerprint(self, split: str) -> str:
         items = self.items(split)
         digest = xxhash.xxh3_128(json.dumps(self.settings, sort_keys=True, default=str).encode())
         for values in (items.ids, items.inputs, items.targets):
