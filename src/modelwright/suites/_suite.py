@@ -97,7 +97,9 @@ def suite(name_or_path: str | Path) -> Suite:
     if not path.is_file():
         if path.suffix in (".yml", ".yaml"):
             raise InputError(f"there is no suite file '{text}'")
-        raise InputError(f"no suite is called '{text}'", did_you_mean(text, SUITES) + " Or give the path of a .yml file.")
+        raise InputError(
+            f"no suite is called '{text}'", did_you_mean(text, SUITES) + " Or give the path of a .yml file."
+        )
     said, lines = _read(path)
     small = said.pop("smoke", {})
     if not isinstance(small, dict):
@@ -126,9 +128,10 @@ def _read(path: Path) -> tuple[dict[str, Any], Lines]:
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings joined key by key; anything else of the second replaces that of the first."""
+    """Mappings joined key by key; anything else of the second replaces that of the first, and so does another network."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        result[key] = _over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        joined = isinstance(old, dict) and isinstance(value, dict) and "model_type" not in value
+        result[key] = _over(old, value) if joined else value  # type: ignore[arg-type]
     return result

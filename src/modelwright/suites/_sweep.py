@@ -84,7 +84,9 @@ class Settings:
                 problems.append(Problem(f"{name} must be at least 1, got {value}"))
         for name, valid in (("semantics", ("community", "paper")), ("training", ("full", "smoke"))):
             if getattr(self, name) not in valid:
-                problems.append(Problem(f"no {name} is called '{getattr(self, name)}'", did_you_mean(getattr(self, name), valid)))
+                problems.append(
+                    Problem(f"no {name} is called '{getattr(self, name)}'", did_you_mean(getattr(self, name), valid))
+                )
         if problems:
             raise InputError(problems)
 
@@ -266,7 +268,9 @@ class _Bench:
             base=content_hash(family.base),
             experts={name: content_hash(expert) for name, expert in family.experts.items()},
             multitask=None if family.multitask is None else content_hash(family.multitask),
-            tasks={n: [task.fingerprint(split) for split in ("validation", "test")] for n, task in family.tasks.items()},
+            tasks={
+                n: [task.fingerprint(split) for split in ("validation", "test")] for n, task in family.tasks.items()
+            },
             versions={name: _version(name) for name in _PACKAGES},
             device=self.settings.device,
         )
