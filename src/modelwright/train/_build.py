@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 #: `model_type` of the networks that this package has, and of those that transformers builds.
-VIT, CNN, LLAMA = "modelwright-vit", "modelwright-cnn", "llama"
-NETWORKS = (VIT, CNN, LLAMA)
+_VIT, _CNN, _LLAMA = "modelwright-vit", "modelwright-cnn", "llama"
+NETWORKS = (_VIT, _CNN, _LLAMA)
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
@@ -39,18 +39,18 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """
     needs("torch", "a network", "torch")
     kind = config.get("model_type")
-    if kind == VIT:
-        from modelwright.train._vit import VitConfig, ViT
+    if kind == _VIT:
+        from modelwright.train._vit import ViT, VitConfig
 
         shape = _parsed(VitConfig, config)
         _check_divides(shape.patch_size, shape.image_size, "patch_size", "image_size")
         _check_divides(shape.num_attention_heads, shape.hidden_size, "num_attention_heads", "hidden_size")
         return ViT(shape).eval()
-    if kind == CNN:
-        from modelwright.train._cnn import CNN as Network, CnnConfig
+    if kind == _CNN:
+        from modelwright.train._cnn import CNN, CnnConfig
 
-        return Network(_parsed(CnnConfig, config)).eval()
-    if kind == LLAMA:
+        return CNN(_parsed(CnnConfig, config)).eval()
+    if kind == _LLAMA:
         transformers = needs("transformers", "a language model", "torch")
         plain = {name: value for name, value in config.items() if name != "model_type"}
         return transformers.LlamaForCausalLM(transformers.LlamaConfig(**plain)).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -129,11 +129,14 @@ def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[np.ndar
         left = left[size:]
 
 
-def load(network: nn.Module, arrays: Any, device: str = "cpu") -> nn.Module:
+def load(network: nn.Module, arrays: Mapping[str, Any], device: str = "cpu") -> nn.Module:
     """The network with these tensors, in evaluation mode on a device.
 
+    A tensor that is another name of one, such as a head tied to the embedding, may be left out. Where it is there, it is
+    a tensor of its own from now on, as in checkpoints whose head is not tied whatever their library thinks.
+
     Args:
-        network: Made by `build`.
+        network: Made by `build`, or by another library.
         arrays: Tensors by name: what the network has, no more and no fewer.
         device: Where it goes.
 
@@ -141,19 +144,30 @@ def load(network: nn.Module, arrays: Any, device: str = "cpu") -> nn.Module:
         InputError: Names or shapes differ.
     """
     state = {name: torch.as_tensor(np.array(value)) for name, value in arrays.items()}
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
+    for alias in _aliases(network):
+        if alias in state:
+            _untie(network, alias)
     aliases = _aliases(network)
-    wanted = {name: shape for name, shape in wanted.items() if name not in aliases or name in found}
-    wrong = [name for name in (*wanted, *found) if wanted.get(name) != found.get(name)]
-    if wrong:
-        name = wrong[0]
-        raise InputError(
-            f"the weights do not fit the network: '{name}' has the shape {found.get(name, 'of nothing')}, and the "
-            f"network's {wanted.get(name, 'is not there')}"
-        )
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items() if name not in aliases}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    for name in (*wanted, *found):
+        if name not in found:
+            raise InputError(f"the weights do not fit the network: they have no tensor '{name}'")
+        if name not in wanted:
+            raise InputError(f"the weights do not fit the network: it has no tensor '{name}'")
+        if wanted[name] != found[name]:
+            raise InputError(
+                f"the weights do not fit the network: '{name}' must have the shape {wanted[name]}, got {found[name]}"
+            )
     network.load_state_dict(state | {alias: state[name] for alias, name in aliases.items()})
     return network.to(device).eval()
+
+
+def _untie(network: nn.Module, name: str) -> None:
+    """Give a tensor that is shared a copy of its own."""
+    owner, _, last = name.rpartition(".")
+    part = network.get_submodule(owner)
+    setattr(part, last, nn.Parameter(getattr(part, last).detach().clone()))
 
 
 def _aliases(network: nn.Module) -> dict[str, str]:
