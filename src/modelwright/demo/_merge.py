@@ -16,9 +16,9 @@ import numpy as np
 
 import modelwright as mw
 from modelwright.demo import _scores
-from modelwright.demo._network import Weights
 from modelwright.demo._recipes import Recipe
 from modelwright.demo._scores import Scoreboard
+from modelwright.train import Weights
 
 #: The scales tried on the validation images, for every method that has one.
 SCALES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5)
