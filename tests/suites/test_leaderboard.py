@@ -116,7 +116,7 @@ def test_an_unfinished_sweep_has_a_table_of_its_finished_seeds(folder: Path, tmp
     Cells(tmp_path).discard(0, "expert-upright")
     with pytest.raises(InputError, match="has no seed whose experts are finished"):
         leaderboard(tmp_path)
-    with pytest.raises(InputError, match="no sweep in '.*'. mw sweep SUITE -o FOLDER makes one"):
+    with pytest.raises(InputError, match=r"no sweep in '.*'. mw sweep SUITE -o FOLDER makes one"):
         leaderboard(tmp_path / "nothing")
 
 

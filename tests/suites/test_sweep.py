@@ -161,7 +161,7 @@ def test_what_cannot_merge_so_many_is_skipped_with_the_reason(tmp_path: Path) ->
 def test_what_is_named_and_cannot_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"slerp: it takes 1 model .* 3 experts. Leave it out of --methods"):
         sweep(TinySuite(), ["slerp", "ties"], out=tmp_path / "runs", settings=settings())
-    with pytest.raises(InputError, match="unknown merge method 'tis'. Did you mean 'ties'"):
+    with pytest.raises(InputError, match=r"unknown merge method 'tis'. Did you mean 'ties'"):
         sweep(TinySuite(), "tis", out=tmp_path / "runs", settings=settings())
     assert not (tmp_path / "runs").exists()
 
@@ -277,7 +277,7 @@ def test_a_cell_that_is_none_is_refused(tmp_path: Path) -> None:
     sweep(TinySuite(), "linear", out=tmp_path, settings=settings())
     path = tmp_path / "cells/seed-0/linear.json"
     path.write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match="this is no cell of a sweep. Delete the file; the cell is made again"):
+    with pytest.raises(InputError, match=r"this is no cell of a sweep\. Delete the file; the cell is made again"):
         sweep(TinySuite(), "linear", out=tmp_path, settings=settings())
     path.write_text(json.dumps({"version": 9}), encoding="utf-8")
     with pytest.raises(InputError, match="this cell has layout 9, and this version reads 1"):
