@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,13 @@ def board(folder: Path) -> Leaderboard:
     return leaderboard(folder)
 
 
+@cache
+def records(folder: Path, seed: int) -> Records:
+    return Records.read(folder / "records" / f"seed-{seed}")
+
+
 def hits(folder: Path, seed: int, task: str, system: str) -> float:
-    part = Records.read(folder / "records" / f"seed-{seed}").part(task, system)
+    part = records(folder, seed).part(task, system)
     return float(np.mean(part.column("answer") == part.column("target")))
 
 
@@ -124,7 +130,7 @@ class Coins:
     """Records of systems whose items are right with a given probability; the experts always are."""
 
     def __init__(self, folder: Path, rates: dict[str, float]):
-        template = Records.read(folder / "records/seed-0").part("upright", "ties")
+        template = records(folder, 0).part("upright", "ties")
         rng = np.random.default_rng(0)
         self.tasks = ["upright"]
         self.labels = list(rates)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
+from modelwright.errors import InputError
 from modelwright.suites import Cell, Leaderboard, Settings, leaderboard, suite as find_suite, sweep
 from modelwright.suites._markdown import parameters_text, share_text
 
@@ -29,8 +30,9 @@ def run_sweep(
 ) -> None:
     """Run a sweep, write its leaderboard, print it; exit code 1 where a method failed."""
     names = "all" if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
-    shown = _Lines(enabled=not quiet and not json)
-    with shown:
+    if not names:
+        raise InputError("--methods names no method", "Separate names by commas, or leave it out for all that fit.")
+    with Lines(enabled=not quiet and not json) as shown:
         done = sweep(
             find_suite(suite), names, out=out, settings=Settings(**settings), plugins=plugins, progress=shown.told
         )
@@ -50,19 +52,24 @@ def run_sweep(
         raise typer.Exit(1)
 
 
-class _Lines:
+class Lines:
     """On stderr a line for each finished cell and, in a terminal, the trial that is being made."""
 
     def __init__(self, *, enabled: bool):
         self._console = Console(stderr=True, quiet=not enabled)
         self._status = Status("", console=self._console)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Lines:
         if self._console.is_terminal:
             self._status.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._status.stop()
+
+    def title(self, text: str) -> None:
+        """What the lines that follow are of."""
+        self._console.print(text, highlight=False, markup=False)
 
     def told(self, cell: Cell, done: int, of: int) -> None:
         """Of a cell."""

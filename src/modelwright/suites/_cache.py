@@ -106,9 +106,7 @@ class Cache:
             raise RunError(f"'{folder}' holds another model under this name; delete it, and it is trained again")
         return Kept(key, folder, float(record["seconds"]), trained)
 
-    def _train(
-        self, folder: Path, name: str, key: str, about: Mapping[str, Any], train: Callable[[], Trained]
-    ) -> None:
+    def _train(self, folder: Path, name: str, key: str, about: Mapping[str, Any], train: Callable[[], Trained]) -> None:
         for left in (*self.root.glob(f".{folder.name}.*.unfinished"), *([folder] if folder.is_dir() else [])):
             shutil.rmtree(left)  # of a process that was killed while it wrote
         start = time.perf_counter()

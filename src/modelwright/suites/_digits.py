@@ -60,7 +60,9 @@ def digits_tasks(names: list[str], images: int | None = None) -> dict[str, Class
     shown = (np.asarray(pixels[:images]) / 16).astype(np.float32).reshape(-1, SIDE, SIDE)
     targets = np.asarray(labels[:images], np.int64)
     count = len(targets)
-    parts = dict(zip(("tune", "validation", "test"), stratified(targets, count * 3 // 5, count // 5, count // 5), strict=True))
+    parts = dict(
+        zip(("tune", "validation", "test"), stratified(targets, count * 3 // 5, count // 5, count // 5), strict=True)
+    )
 
     def items(view: str, positions: Array) -> Items:
         rows = known[view](shown[positions]).reshape(len(positions), -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.errors import InputError
+from modelwright.errors import InputError, MissingExtraError
 from modelwright.evaluate import Metric, Part, Records, metric
-from modelwright.suites._cells import Cell, Cells
+from modelwright.suites._cells import Cell, Cells, write_text
 from modelwright.suites._order import Comparison, compare_orders
 from modelwright.suites._search import relative
 from modelwright.suites._sweep import CONDITIONS
@@ -130,19 +131,25 @@ class Leaderboard:
 
         return page(self, heading)
 
+    def picture(self) -> str:
+        """A bar for each system, as SVG.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from modelwright.suites._plots import shares_plot
+
+        return shares_plot(self)
+
     def write(self, folder: str | Path) -> list[Path]:
         """Write `leaderboard.md`, `leaderboard.json` and, where matplotlib is installed, `leaderboard.svg`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         texts = {"leaderboard.md": self.markdown(), "leaderboard.json": json.dumps(self.data, indent=1) + "\n"}
-        try:
-            from modelwright.suites._plots import shares_plot
-
-            texts["leaderboard.svg"] = shares_plot(self)
-        except InputError:  # a table without its plot is a table
-            pass
+        with suppress(MissingExtraError):  # a table without its picture is a table
+            texts["leaderboard.svg"] = self.picture()
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            write_text(folder / name, text)
         return [folder / name for name in texts]
 
 

@@ -24,28 +24,31 @@ def page(board: Leaderboard, heading: str = "#") -> str:
 
     seeds = sorted({seed for line in board.lines for seed in line.seeds})
     said = board.conditions
+    same = len(set(board.metrics.values())) == 1
+    judged = f" Figures are {_metric(next(iter(board.metrics.values())))} on `test`." if same else ""
     parts = [
         f"{heading} {board.suite}",
-        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}, {said['semantics']} semantics. Hyper-parameters were chosen on up to {said['validation']} "
-        f"`validation` items a task, with at most {said['budget']} evaluations a method; figures are of `test`. "
-        f"*Of experts* is the mean over tasks of the figure as a share of the expert's, ± its standard deviation over "
+        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}, {said['semantics']} semantics. Hyper-parameters were chosen on up to "
+        f"{said['validation']} `validation` items a task, with at most {said['budget']} evaluations a method.{judged} "
+        "*Of experts* is the mean over tasks of the figure as a share of the expert's, ± its standard deviation over "
         "seeds; *merge s* and *merge memory* are of one merge, *weights* is what is kept to answer.",
     ]
     rows: list[Sequence[str]] = []
     for group, title in GROUPS.items():
         lines = [line for line in board.lines if line.group == group]
         rows += [(f"**{title}**",)] * bool(lines) + [_row(board, line) for line in lines]
-    same = len(set(board.metrics.values())) == 1
-    head = ["system", *(_task(board, task) for task in board.metrics), *(["mean"] if same else [])]
+    tasks = [task if same else f"{task}: {_metric(name)}" for task, name in board.metrics.items()]
+    head = ["system", *tasks, *(["mean"] if same else [])]
     parts.append(_table([*head, "of experts", "merge s", "merge memory", "weights"], rows))
     parts += [_chosen(board, heading), _order(board, heading), _left_out(board, heading)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _task(board: Leaderboard, task: str) -> str:
-    measured = metric(board.metrics[task])
-    sign = " %" if measured.bounded else "" if measured.higher_is_better else " (less is better)"
-    return f"{task}: {measured.name.replace('_', ' ')}{sign}"
+def _metric(name: str) -> str:
+    """Its name with its unit or direction."""
+    measured = metric(name)
+    sign = " in per cent" if measured.bounded else "" if measured.higher_is_better else " (less is better)"
+    return f"{name.replace('_', ' ')}{sign}"
 
 
 def _row(board: Leaderboard, line: Line) -> list[str]:

@@ -74,7 +74,11 @@ def images(name: str, side: int = 32) -> Images:
         raise InputError(f"not a set of images as the packs have them: {error}", where=str(path)) from error
     train, train_labels, test, test_labels = parts
     return Images(
-        to_shape(train, side), train_labels.astype(np.int64), to_shape(test, side), test_labels.astype(np.int64), classes
+        to_shape(train, side),
+        train_labels.astype(np.int64),
+        to_shape(test, side),
+        test_labels.astype(np.int64),
+        classes,
     )
 
 

@@ -191,7 +191,9 @@ def parse(said: Mapping[str, Any], lines: Lines) -> SuiteFile:
     """
     kind = said.get("kind")
     if kind not in KINDS:
-        raise InputError(f"kind: no suite is of the kind {kind!r}", did_you_mean(str(kind), KINDS), lines.where(("kind",)))
+        raise InputError(
+            f"kind: no suite is of the kind {kind!r}", did_you_mean(str(kind), KINDS), lines.where(("kind",))
+        )
     try:
         return KINDS[kind].model_validate(said)
     except ValidationError as error:

@@ -97,7 +97,9 @@ def suite(name_or_path: str | Path) -> Suite:
     if not path.is_file():
         if path.suffix in (".yml", ".yaml"):
             raise InputError(f"there is no suite file '{text}'")
-        raise InputError(f"no suite is called '{text}'", did_you_mean(text, SUITES) + " Or give the path of a .yml file.")
+        raise InputError(
+            f"no suite is called '{text}'", did_you_mean(text, SUITES) + " Or give the path of a .yml file."
+        )
     said, lines = _read(path)
     small = said.pop("smoke", {})
     if not isinstance(small, dict):

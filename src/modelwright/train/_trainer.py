@@ -69,9 +69,7 @@ def steady() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def fit(
-    network: nn.Module, loss: Callable[[int], Tensor], schedule: Schedule, *, what: str = "training"
-) -> float:
+def fit(network: nn.Module, loss: Callable[[int], Tensor], schedule: Schedule, *, what: str = "training") -> float:
     """Train a network in place, and leave it in evaluation mode.
 
     Args:
@@ -162,9 +160,7 @@ def arrays_of(network: nn.Module) -> dict[str, np.ndarray]:
     """A network's tensors as numpy arrays, each once."""
     aliases = _aliases(network)
     return {
-        name: value.detach().cpu().numpy().copy()
-        for name, value in network.state_dict().items()
-        if name not in aliases
+        name: value.detach().cpu().numpy().copy() for name, value in network.state_dict().items() if name not in aliases
     }
 
 
