@@ -94,7 +94,7 @@ def table_of(head: Head, items: Items, scored: Scored, seconds: float) -> Any:
     def whole(values: np.ndarray | int) -> np.ndarray:
         return np.broadcast_to(np.asarray(values, dtype=np.int64), n)
 
-    probabilities = None if scored.probabilities is None else list(np.asarray(scored.probabilities, np.float64))
+    probabilities = None if scored.probabilities is None else [np.asarray(p, np.float64) for p in scored.probabilities]
     columns = {
         "item": list(items.ids),
         "answer": list(scored.answers),
@@ -142,9 +142,9 @@ class Part:
 
     @property
     def probabilities(self) -> np.ndarray | None:
-        """float64 (n, classes), or None where some are missing."""
+        """float64 (n, classes), or None where some are missing or items have different numbers of them."""
         column = self.table["probabilities"].combine_chunks()
-        if not len(column) or column.null_count:
+        if not len(column) or column.null_count or len(column.value_lengths().unique()) > 1:
             return None
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 

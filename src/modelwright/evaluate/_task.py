@@ -29,7 +29,8 @@ class Scored:
         targets: As text, likewise.
         scores: float64 (n,), by the task's metric.
         weights: float64 (n,); what an item counts in the mean, such as its tokens. None: all the same.
-        probabilities: float64 (n, classes), rows sum to 1; None where a system gives none.
+        probabilities: float64 (n, classes), or n arrays of different lengths where items have different choices; each
+            sums to 1. None where a system gives none.
         confidences: float64 (n,) in [0, 1]: the probability of the answer.
         calls: How often the system was asked about an item.
         tokens_in: Tokens read about an item.
@@ -40,7 +41,7 @@ class Scored:
     targets: Sequence[str]
     scores: np.ndarray
     weights: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
+    probabilities: np.ndarray | Sequence[np.ndarray] | None = None
     confidences: np.ndarray | None = None
     calls: np.ndarray | int = 1
     tokens_in: np.ndarray | int = 0

@@ -147,12 +147,19 @@ def data_of(*parts: Items | Array | Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def side_by_side(jobs: Mapping[str, Callable[[], Kept]], workers: int = 2) -> dict[str, Kept]:
+def side_by_side(
+    jobs: Mapping[str, Callable[[], Kept]], *, before: Callable[[], None] = lambda: None, workers: int = 2
+) -> dict[str, Kept]:
     """Run trainings that do not depend on each other, some at a time. What comes out does not depend on how many.
 
     When one fails, those that run are finished, and kept; the others are not begun.
+
+    Args:
+        jobs: By name.
+        before: Called once in each thread.
+        workers: How many at a time.
     """
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers, initializer=before) as pool:
         futures = {name: pool.submit(job) for name, job in jobs.items()}
         try:
             return {name: future.result() for name, future in futures.items()}

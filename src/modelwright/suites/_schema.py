@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from modelwright.errors import InputError, Problem, did_you_mean
 
@@ -96,10 +96,9 @@ class DigitsBase(EpochTuning):
 
 
 class HeadShots(Said):
-    """Heads are class means of the base's features: of so many items a class, with so large a scale of cosines."""
+    """Heads are linear probes of the base, of so many items a class."""
 
     shots: Count
-    scale: Rate
 
 
 class ImagesBase(Tuning):
@@ -177,7 +176,104 @@ class TextBase(Tuning):
     corpora: Annotated[list[Corpus], Field(min_length=1)]
 
 
-KINDS: Mapping[str, type[SuiteFile]] = {"digits": DigitsFile, "images": ImagesFile, "text": TextFile}
+HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+
+
+class Held(Said):
+    """Most items of the splits that are held out from published training data; None of `test` takes all."""
+
+    tune: Count
+    validation: Count
+    test: Count | None = None
+
+
+class HubTask(Said):
+    """A data set of the Hub as parquet files; the names of its splits."""
+
+    data: HubId
+    config: Name | None = None
+    train: Name = "train"
+    test: Name = "test"
+
+
+class ClipTask(HubTask):
+    """Images with labels, and the prompts that tell CLIP what the labels mean."""
+
+    prompts: Annotated[list[str], Field(min_length=1)]
+    classes: Annotated[list[str], Field(min_length=2)]
+    image: str = "image"
+    label: str = "label"
+
+
+class T5Task(HubTask):
+    """Texts in several fields, the prompt they are put in, and the texts of the labels; numbers where there are none."""
+
+    prompt: str
+    labels: list[str] = []
+    label: str = "label"
+
+
+class PublishedFile(SuiteFile):
+    """Models and data sets of the Hub.
+
+    `root` is a folder that holds both under their ids, `owner/name`; without it they come from the Hub.
+    """
+
+    base: HubId
+    experts: Annotated[dict[Name, HubId], Field(min_length=2)]
+    items: Held
+    root: str | None = None
+
+    @model_validator(mode="after")
+    def _every_task_has_an_expert(self) -> Self:
+        if set(self.experts) != set(self.task_names):
+            differ = sorted(set(self.experts) ^ set(self.task_names))
+            raise ValueError(
+                f"every task needs an expert of its name, and every expert a task; not so: {', '.join(differ)}"
+            )
+        return self
+
+
+class ClipFile(PublishedFile):
+    """CLIP's vision tower on tasks of image classification, with zero-shot heads."""
+
+    kind: Literal["clip"]
+    tasks: Annotated[dict[Name, ClipTask], Field(min_length=2)]
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks."""
+        return list(self.tasks)
+
+    def family(self, seed: int, cache: Cache, device: str) -> Family:
+        """Load the family."""
+        from modelwright.suites._clip import clip_family
+
+        return clip_family(self, seed, cache, device)
+
+
+class T5File(PublishedFile):
+    """T5 on tasks that are all text to text."""
+
+    kind: Literal["t5"]
+    tasks: Annotated[dict[Name, T5Task], Field(min_length=2)]
+    max_tokens: Count
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks."""
+        return list(self.tasks)
+
+    def family(self, seed: int, cache: Cache, device: str) -> Family:
+        """Load the family."""
+        from modelwright.suites._t5 import t5_family
+
+        return t5_family(self, seed)
+
+
+KINDS: Mapping[str, type[SuiteFile]] = {
+    "digits": DigitsFile, "images": ImagesFile, "text": TextFile, "clip": ClipFile, "t5": T5File
+}  # fmt: skip
 
 for _kind in (DigitsFile, TextFile):
     _kind.model_rebuild()

@@ -128,9 +128,10 @@ def _read(path: Path) -> tuple[dict[str, Any], Lines]:
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings joined key by key; anything else of the second replaces that of the first."""
+    """Mappings joined key by key; anything else of the second replaces that of the first, and so does another network."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        result[key] = _over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        joined = isinstance(old, dict) and isinstance(value, dict) and "model_type" not in value
+        result[key] = _over(old, value) if joined else value  # type: ignore[arg-type]
     return result

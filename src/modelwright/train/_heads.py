@@ -1,67 +1,104 @@
-"""Heads that are fixed before fine-tuning: class means of the base's features."""
+"""Heads that are fixed before fine-tuning, so that every model of a family is judged through the same."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from modelwright.errors import InputError
+from modelwright.evaluate._predictor import needs
 from modelwright.tensors import Array
 
 
-@dataclass(frozen=True)
-class CosineHead:
-    """Logits: a scale times the cosine of a feature and a class's direction.
+class Head(Protocol):
+    """From features to logits, and to named tensors."""
 
-    Zero-shot heads of CLIP are this with directions from the class's name; here they come from few items a class as the
-    base sees them. Either way a head is fixed before any expert is tuned, and all models are judged through the same.
+    def logits(self, features: Array) -> Array:
+        """float64 (n, classes) of features (n, width)."""
+        ...
+
+    def tensors(self) -> Mapping[str, Array]:
+        """What it is made of."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Logits: a matrix and a bias.
 
     Attributes:
-        directions: float32 (classes, width), rows of length 1.
-        centre: float32 (width,), taken off features first: without it all features of a network point one way.
-        scale: What cosines are multiplied with.
+        weight: float32 (classes, width).
+        bias: float32 (classes,).
     """
 
-    directions: Array
-    centre: Array
-    scale: float = 16.0
+    weight: Array
+    bias: Array
 
     @staticmethod
-    def of(features: Array, labels: Array, classes: int, scale: float = 16.0) -> CosineHead:
-        """The head of some features: the directions of the classes' means from the mean of those.
+    def probe(features: Array, labels: Array, classes: int) -> LinearHead:
+        """A linear probe: logistic regression on features as they are, with the penalty |w|^2 / 2 on centred features.
 
         Args:
-            features: (n, width), of the base.
+            features: (n, width), of the base. They are centred, and divided by one number for all.
             labels: (n,), classes in [0, classes).
             classes: How many classes there are; each must have an item.
-            scale: As the attribute.
 
         Raises:
             InputError: A class has no item.
+
+        Source:
+            A probe before tuning: Kumar et al. 2022, arXiv:2202.10054; there the head is tuned further, here it is not.
         """
+        linear = needs("sklearn.linear_model", "a linear probe")
         missing = sorted(set(range(classes)) - set(np.asarray(labels).tolist()))
         if missing:
             raise InputError(f"a head needs an item of every class, and class {missing[0]} has none")
         wide = np.asarray(features, np.float64)
-        means = np.stack([wide[labels == c].mean(axis=0) for c in range(classes)])
-        centre = means.mean(axis=0)
-        lengths = np.linalg.norm(means - centre, axis=1, keepdims=True)
-        directions = (means - centre) / np.maximum(lengths, 1e-12)
-        return CosineHead(directions.astype(np.float32), centre.astype(np.float32), scale)
+        centre, spread = wide.mean(axis=0), max(float(wide.std()), 1e-12)
+        found = linear.LogisticRegression(max_iter=1000, tol=1e-4).fit((wide - centre) / spread, labels)
+        weight, bias = found.coef_ / spread, found.intercept_
+        if classes == 2:  # one row there is the second class against the first
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        bias = bias - weight @ centre
+        return LinearHead(weight.astype(np.float32), bias.astype(np.float32))
 
     def logits(self, features: Array) -> Array:
         """float64 (n, classes) of features (n, width)."""
-        wide = np.asarray(features, np.float64) - self.centre
+        return np.asarray(features, np.float64) @ self.weight.T.astype(np.float64) + self.bias
+
+    def tensors(self) -> Mapping[str, Array]:
+        """As named tensors."""
+        return {"weight": self.weight, "bias": self.bias}
+
+
+@dataclass(frozen=True)
+class CosineHead:
+    """Logits: a scale times the cosine of a feature and a class's direction, as CLIP has it.
+
+    Attributes:
+        directions: float32 (classes, width), rows of length 1.
+        scale: What cosines are multiplied with.
+    """
+
+    directions: Array
+    scale: float
+
+    def logits(self, features: Array) -> Array:
+        """float64 (n, classes) of features (n, width)."""
+        wide = np.asarray(features, np.float64)
         lengths = np.linalg.norm(wide, axis=1, keepdims=True)
         return self.scale * (wide / np.maximum(lengths, 1e-12)) @ self.directions.T.astype(np.float64)
 
     def tensors(self) -> Mapping[str, Array]:
         """As named tensors."""
-        return {"directions": self.directions, "centre": self.centre, "scale": np.array([self.scale], np.float32)}
+        return {"directions": self.directions, "scale": np.array([self.scale], np.float32)}
 
-    @staticmethod
-    def from_tensors(values: Mapping[str, Array]) -> CosineHead:
-        """From what `tensors` gave."""
-        return CosineHead(values["directions"], values["centre"], float(values["scale"][0]))
+
+def head_of(tensors: Mapping[str, Array]) -> Head:
+    """The head that `tensors` was called on."""
+    if "directions" in tensors:
+        return CosineHead(tensors["directions"], float(tensors["scale"][0]))
+    return LinearHead(tensors["weight"], tensors["bias"])

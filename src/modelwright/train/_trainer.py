@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,8 +58,13 @@ class Schedule:
 
 
 @contextmanager
-def steady() -> Iterator[None]:
-    """One thread and deterministic algorithms, as far as torch has them; afterwards everything is as it was."""
+def steady(device: str = "cpu") -> Iterator[None]:
+    """One thread and deterministic algorithms, as far as torch has them; afterwards everything is as it was.
+
+    On a GPU, matrix products are repeatable only with `CUBLAS_WORKSPACE_CONFIG`, which is set unless it is already.
+    """
+    if device != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -67,6 +73,11 @@ def steady() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(strict)
         torch.set_num_threads(threads)
+
+
+def one_thread() -> None:
+    """Have torch use `THREADS` in this thread, which does not learn of it from the one that began it."""
+    torch.set_num_threads(THREADS)
 
 
 def fit(network: nn.Module, loss: Callable[[int], Tensor], schedule: Schedule, *, what: str = "training") -> float:
