@@ -159,8 +159,4 @@ def write_text(path: Path, text: str) -> None:
     """Write a file in one step: whole, or not at all."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
-<<<<<<< HEAD
     unfinished.replace(path)
-=======
-    os.replace(unfinished, path)
->>>>>>> families
