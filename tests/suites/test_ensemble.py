@@ -57,9 +57,7 @@ def test_its_fingerprint_depends_on_every_part() -> None:
 class Reader(Predictor):
     total: float = field(kw_only=True)
 
-    def loglikelihoods(
-        self, pairs: Sequence[tuple[str, str]], rolling: Rolling | None = None
-    ) -> Sequence[Likelihood]:
+    def loglikelihoods(self, pairs: Sequence[tuple[str, str]], rolling: Rolling | None = None) -> Sequence[Likelihood]:
         return [Likelihood(self.total, 3, 2) for _ in pairs]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from modelwright.errors import InputError
 from modelwright.evaluate import Metric, Part, Records
-from modelwright.suites import Cells, Leaderboard, Settings, leaderboard, sweep
+from modelwright.suites import Cells, Leaderboard, Settings, leaderboard, pooled, sweep
 from modelwright.suites._leaderboard import spread
 from modelwright.suites._order import RESAMPLES, compare_orders
 from suites.tiny import VIEWS, TinySuite
@@ -176,3 +176,15 @@ def test_intervals_are_those_of_paired_differences(folder: Path) -> None:
     half = 1.96 * off.std(ddof=1) / np.sqrt(len(off))
     assert (pair.high - pair.low) / 2 == pytest.approx(half, rel=4 / np.sqrt(RESAMPLES))
     assert pair.low < pair.difference < pair.high
+
+
+def test_the_seeds_pooled_are_paired_by_seed_and_item(folder: Path, board: Leaderboard) -> None:
+    both = pooled(folder)
+    part = both.part("mirrored", "ties")
+    assert part.figure == pytest.approx(np.mean(board.line("ties").figures["mirrored"]))
+    assert len(part.ids) == 800
+    assert {name.split("/")[0] for name in part.ids} == {"seed-0", "seed-1"}
+    assert part.ids == both.part("mirrored", "base").ids
+    assert part.head.made["seed"] == [0, 1]
+    assert len(part.head.made["parameters"]) == 2
+    assert "slerp" not in both.systems
