@@ -105,7 +105,5 @@ def _family(seed: int) -> TinyFamily:
 class TinySuite:
     name = "tiny"
 
-    def family(
-        self, seed: int, *, cache: Path | None = None, device: str = "cpu", budget: str = "full"
-    ) -> TinyFamily:
+    def family(self, seed: int, *, cache: Path | None = None, device: str = "cpu", budget: str = "full") -> TinyFamily:
         return _family(seed)

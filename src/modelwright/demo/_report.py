@@ -13,6 +13,7 @@ from modelwright.demo._result import DemoResult, Row
 from modelwright.demo._table import GROUPS, TITLES
 from modelwright.demo._tasks import MEANING
 from modelwright.demo._train import BASE_IMAGES
+from modelwright.report import minus, style
 
 
 def page(result: DemoResult) -> str:
@@ -21,6 +22,7 @@ def page(result: DemoResult) -> str:
     best, tasks = result.best, result.tasks
     recipe = result.folder / "recipes" / f"{best.name}.yml"
     return template.substitute(
+        style=style(),
         tasks=_tasks(_figures.samples(result)),
         findings="\n".join(f"<li>{sentence}</li>" for sentence in _findings(result)),
         heads="".join(f'<th scope="col">{escape(task)}</th>' for task in tasks.transforms),
@@ -162,4 +164,4 @@ def _percent(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return _figures.minus(f"{100 * value:+.1f}")
+    return minus(f"{100 * value:+.1f}")

@@ -110,9 +110,7 @@ def _answered(system: Predictor, task: Task, folder: Path | None, plan: Plan) ->
 
 def _of_all(scored: Scored, members: int) -> Scored:
     """Its calls and tokens, when every one of several models is asked each time."""
-    calls, read, written = (
-        np.asarray(n) * members for n in (scored.calls, scored.tokens_in, scored.tokens_out)
-    )
+    calls, read, written = (np.asarray(n) * members for n in (scored.calls, scored.tokens_in, scored.tokens_out))
     return replace(scored, calls=calls, tokens_in=read, tokens_out=written)
 
 

@@ -68,10 +68,8 @@ class Span:
 
     def at(self, share: float) -> float:
         """The value at a share of the way, in [0, 1], to four digits."""
-        if self.log:
-            value = self.low * (self.high / self.low) ** share
-        else:
-            value = self.low + (self.high - self.low) * share
+        ratio, width = self.high / self.low if self.log else 1, self.high - self.low
+        value = self.low * ratio**share if self.log else self.low + width * share
         return min(max(float(f"{value:.4g}"), self.low), self.high)
 
 

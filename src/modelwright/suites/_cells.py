@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -90,12 +89,12 @@ class Cells:
         if not lines or _line(lines[0]) != {"version": VERSION, "key": key}:
             self.discard(seed, label)
             journal.parent.mkdir(parents=True, exist_ok=True)
-            _replace(journal, json.dumps({"version": VERSION, "key": key}) + "\n")
+            write_text(journal, json.dumps({"version": VERSION, "key": key}) + "\n")
             return []
         found = [_line(line) for line in lines[1:]]  # a line that a kill has cut short is None
         whole = [Trial(**values) for values in found if values is not None]
         if len(whole) < len(found):
-            _replace(journal, "".join(f"{line}\n" for line in lines if _line(line) is not None))
+            write_text(journal, "".join(f"{line}\n" for line in lines if _line(line) is not None))
         # Where all have failed, what was wrong may have been mended since.
         return whole if any(trial.objective is not None for trial in whole) else []
 
@@ -108,7 +107,7 @@ class Cells:
         """Write a cell in one step."""
         path = self._path(cell.seed, cell.label)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, json.dumps({"version": VERSION, **asdict(cell)}, indent=1) + "\n")
+        write_text(path, json.dumps({"version": VERSION, **asdict(cell)}, indent=1) + "\n")
         if cell.status != "failed":
             self._journal(cell.seed, cell.label).unlink(missing_ok=True)
 
@@ -156,7 +155,8 @@ def _line(text: str) -> Any:
         return None
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step: whole, or not at all."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    unfinished.replace(path)

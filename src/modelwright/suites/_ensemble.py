@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from modelwright.evaluate import Likelihood, Predictor, Size
+from modelwright.evaluate import Likelihood, Predictor, Rolling, Size
 
 
 @dataclass
@@ -45,9 +45,11 @@ class OutputEnsemble(Predictor):
         """The mean of the systems' values (n,)."""
         return np.mean([np.asarray(part.values(inputs)).reshape(len(inputs)) for part in self.parts], axis=0)
 
-    def loglikelihoods(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Likelihood]:
+    def loglikelihoods(
+        self, pairs: Sequence[tuple[str, str]], rolling: Rolling | None = None
+    ) -> Sequence[Likelihood]:
         """The log of the mean of the systems' probabilities of each continuation."""
-        each = [part.loglikelihoods(pairs) for part in self.parts]
+        each = [part.loglikelihoods(pairs, rolling) for part in self.parts]
         totals = np.array([[found.total for found in answers] for answers in each], np.float64)
         mixed = np.logaddexp.reduce(totals, axis=0) - np.log(len(totals))
         return [

@@ -107,16 +107,25 @@ def best(trials: Sequence[Trial]) -> Trial:
     return max(judged, key=lambda trial: trial.objective or 0.0)
 
 
-def relative(figure: float, reference: float, metric: Metric) -> float:
-    """A figure as a share of the expert's: above 1 is better than the expert, whichever way the metric runs.
+def relative(figures: Any, references: Any, metric: Metric) -> np.ndarray:
+    """Figures as shares of the expert's: above 1 is better than the expert, whichever way the metric runs.
+
+    Args:
+        figures: Of a system, of any shape.
+        references: Of the expert, of the same shape.
+        metric: Of both.
+
+    Returns:
+        float64 of that shape.
 
     Raises:
         InputError: There is no such share, because what would be divided by is not positive.
     """
-    above, below = (figure, reference) if metric.higher_is_better else (reference, figure)
-    if not below > 0:
+    figures, references = np.asarray(figures, np.float64), np.asarray(references, np.float64)
+    above, below = (figures, references) if metric.higher_is_better else (references, figures)
+    if not (below > 0).all():
         raise InputError(
-            f"{metric.name}: {figure:.4g} cannot be told as a share of the expert's {reference:.4g}",
+            f"{metric.name}: {figures.flat[0]:.4g} cannot be told as a share of the expert's {references.flat[0]:.4g}",
             "Take a metric that is above 0, such as accuracy, log_loss or perplexity.",
         )
     return above / below

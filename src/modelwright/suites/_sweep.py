@@ -18,7 +18,7 @@ from modelwright.engine import method_source
 from modelwright.errors import InputError, Problem, RunError, did_you_mean, listing
 from modelwright.evaluate import Plan, Predictor, run
 from modelwright.methods import Method, Registry
-from modelwright.suites._cells import Cell, Cells, Group, key_of
+from modelwright.suites._cells import Cell, Cells, Group, key_of, write_text
 from modelwright.suites._ensemble import OutputEnsemble
 from modelwright.suites._family import Family
 from modelwright.suites._search import Judge, Trial, best, candidates, search
@@ -26,6 +26,8 @@ from modelwright.suites._search import Judge, Trial, best, candidates, search
 #: The average with equal weights: what is had without choosing anything, so it is in every sweep.
 AVERAGE = "linear"
 CONDITIONS = "sweep.json"
+#: Most validation items a task to choose with, where the suite says nothing.
+_VALIDATION = 500
 #: Families of fewer bytes are kept in memory while they are merged again and again.
 _HELD = 2 << 30
 #: Packages whose versions figures may depend on.
@@ -57,7 +59,7 @@ class Settings:
         seeds: How many families are trained and merged, with the seeds 0, 1, ...
         budget: Most evaluations on `validation` that the hyper-parameters of a method are chosen with.
         semantics: `community` or `paper`: where parameters that are not searched stand.
-        validation: Most validation items a task to choose with; None takes all.
+        validation: Most validation items a task to choose with; None for the suite's own number.
         device: Where models are trained and evaluated; the processor merges.
         batch: Items at a time.
         training: `full`, or `smoke` for families that are trained in seconds.
@@ -70,7 +72,7 @@ class Settings:
     seeds: int = 3
     budget: int = 20
     semantics: str = "community"
-    validation: int | None = 500
+    validation: int | None = None
     device: str = "cpu"
     batch: int = 256
     training: str = "full"
@@ -141,6 +143,8 @@ def sweep(
             `out` holds a sweep with other settings.
     """
     settings = settings or Settings()
+    if settings.validation is None:
+        settings = replace(settings, validation=getattr(suite, "validation", _VALIDATION))
     known = registry(plugins)
     wanted = [known.find(name) for name in _named(methods, known)]
     folder = Path(out).expanduser()
@@ -153,7 +157,7 @@ def sweep(
         if methods != "all":
             _check_fit(rows)
         bench = _Bench(family, known, settings, cells)
-        _keep(folder, conditions)
+        _keep(folder, conditions, list(family.tasks))
         cells.discard_others(seed, bench.fingerprint)
         for row in rows:
             total = len(rows) * settings.seeds
@@ -181,7 +185,7 @@ def _conditions(suite: Trainable, settings: Settings) -> dict[str, Any]:
 
 def _check_same(folder: Path, conditions: Mapping[str, Any]) -> None:
     path = folder / CONDITIONS
-    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else conditions
+    there = json.loads(path.read_text(encoding="utf-8"))["conditions"] if path.is_file() else conditions
     for name, value in conditions.items():
         if there.get(name) != value:
             raise InputError(
@@ -190,9 +194,9 @@ def _check_same(folder: Path, conditions: Mapping[str, Any]) -> None:
             )
 
 
-def _keep(folder: Path, conditions: Mapping[str, Any]) -> None:
+def _keep(folder: Path, conditions: Mapping[str, Any], tasks: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONDITIONS).write_text(json.dumps(conditions, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / CONDITIONS, json.dumps({"conditions": conditions, "tasks": list(tasks)}, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
