@@ -13,6 +13,12 @@ from modelwright.evaluate._language import (
     bits_per_byte as bits_per_byte,
     passages as passages,
 )
+from modelwright.evaluate._lm_eval import (
+    HarnessTask as HarnessTask,
+    harness_model as harness_model,
+    lm_eval_tasks as lm_eval_tasks,
+    records_of_lm_eval as records_of_lm_eval,
+)
 from modelwright.evaluate._metrics import METRICS as METRICS, Metric as Metric, Whole as Whole, metric as metric
 from modelwright.evaluate._predictor import (
     EstimatorPredictor as EstimatorPredictor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from modelwright.evaluate._predictor import (
 
 #: Most logits of a batch: 1 GiB in float32.
 _MOST_LOGITS = 2**28
+#: Names of a tokenizer's files; without any, transformers makes an empty one and says nothing.
+_TOKENIZER = re.compile(r"^(tokenizer\.|vocab|merges|spiece|sentencepiece|tekken|.*\.(model|tiktoken)$)")
 _DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 
@@ -127,6 +130,10 @@ class CausalPredictor(Predictor):
             raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got '{dtype}'")
         if not (folder / "config.json").is_file():
             raise InputError("not a folder of a transformers model: it has no config.json", where=str(folder))
+        if not [path for path in folder.iterdir() if _TOKENIZER.search(path.name)]:
+            raise InputError(
+                "there is no tokenizer in the folder", "Put the model's tokenizer files beside it.", str(folder)
+            )
         kept: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             module = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, **kept)
@@ -150,6 +157,12 @@ class CausalPredictor(Predictor):
         self._first = self._prefix or first
         settings = self.module.config.get_text_config()
         self._vocabulary = int(settings.vocab_size)
+        largest = max(self.tokenizer.get_vocab().values(), default=-1)
+        if not 0 <= largest < self._vocabulary:
+            raise InputError(
+                f"'{self.label}': its tokenizer has tokens up to number {largest}, and the model {self._vocabulary} of them",
+                "The tokenizer is of another model.",
+            )
         said = [getattr(settings, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx")]
         said = [n for n in said if isinstance(n, int) and n > 0]
         most = said[0] if said else None
@@ -374,12 +387,13 @@ class _Writing:
         width = max(map(len, self._reads))
         ids = torch.tensor([[0] * (width - len(r)) + r for r in self._reads], device=model.device)
         mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in self._reads], device=model.device)
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {}  # nothing is padded for models without positions, so that they need no mask either
         with torch.inference_mode():
             for _ in range(self._sampling.max_tokens):
                 if model._has_positions:
-                    more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-                answer = model.module(input_ids=ids, attention_mask=mask, use_cache=True, **more)
+                    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+                    more |= {"attention_mask": mask, "position_ids": positions}
+                answer = model.module(input_ids=ids, use_cache=True, **more)
                 tokens = self._take(answer.logits[:, -1])
                 if all(text is not None for text in self._texts):
                     break

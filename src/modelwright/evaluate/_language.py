@@ -171,7 +171,7 @@ class Choice(Task):
         normalisation: `none`: the log-likelihood itself; `token`, `byte`, `character`: divided by the number of them in
             the choice; `unconditional`: minus the choice's log-likelihood after `unconditional` alone.
         delimiter: What stands between context and choice; scored with the choice, and not counted as its bytes.
-        unconditional: The context that does not ask; where it is empty the choice stands alone, without the delimiter.
+        unconditional: The context that does not ask.
         choices: How many choices every item has; None where that differs.
 
     Raises:
@@ -225,10 +225,7 @@ class Choice(Task):
         _check_finite(predictor, found, names)
         alone: list[Likelihood] = []
         if self.normalisation == "unconditional":
-            lead = self.delimiter if self.unconditional else ""
-            alone = list(
-                predictor.loglikelihoods([(self.unconditional, lead + c) for _, cs in items.inputs for c in cs])
-            )
+            alone = list(predictor.loglikelihoods([(self.unconditional, text) for _, text in pairs]))
             _check_finite(predictor, alone, names)
         compared = self._compared([c for _, cs in items.inputs for c in cs], found, alone)
         ends = np.cumsum([len(choices) for _, choices in items.inputs])[:-1]

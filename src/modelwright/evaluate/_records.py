@@ -249,19 +249,25 @@ class Records:
 
     @staticmethod
     def read(*places: str | Path) -> Records:
-        """Records from parquet files and folders of them.
+        """Records from parquet files and folders of them, and from sample logs of lm-evaluation-harness.
 
         Raises:
             InputError: There are none, or a file holds something else.
         """
+        from modelwright.evaluate._lm_eval import is_log, parts_of_logs
+
         files: list[Path] = []
+        logs: list[Part] = []
         for place in map(Path, places):
             found = sorted(place.rglob(f"*{SUFFIX}")) if place.is_dir() else [place]
             found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(place).parts)]
+            if (not found or place.is_file()) and is_log(place):
+                logs += parts_of_logs(place)
+                continue
             if not found:
                 raise InputError(f"no records in '{place}'", f"Records are {SUFFIX} files that mw eval writes.")
             files += found
-        return Records(read_part(path) for path in files)
+        return Records([*(read_part(path) for path in files), *logs])
 
     def write(self, folder: str | Path) -> None:
         """Write one file for each system and task; files of the same name are replaced, each in one step."""
