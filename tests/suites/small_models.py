@@ -18,16 +18,36 @@ def write_clip(root: Path, base: str, experts: Sequence[str]) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
-    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 260, "max_position_embeddings": 77, "eos_token_id": 259, "bos_token_id": 258}
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 260,
+        "max_position_embeddings": 77,
+        "eos_token_id": 259,
+        "bos_token_id": 258,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    }
     torch.manual_seed(0)
     whole = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
     whole.save_pretrained(root / base)
     letters = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     words = Tokenizer(models.BPE({**letters, "<|start|>": 258, "<|end|>": 259}, []))
     words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    words.post_processor = processors.TemplateProcessing(single="<|start|> $A <|end|>", special_tokens=[("<|start|>", 258), ("<|end|>", 259)])
-    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<|start|>", eos_token="<|end|>", pad_token="<|end|>").save_pretrained(root / base)
+    words.post_processor = processors.TemplateProcessing(
+        single="<|start|> $A <|end|>", special_tokens=[("<|start|>", 258), ("<|end|>", 259)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<|start|>", eos_token="<|end|>", pad_token="<|end|>"
+    ).save_pretrained(root / base)
     (root / base / "preprocessor_config.json").write_text(
         '{"image_processor_type": "CLIPImageProcessor", "do_resize": true, "size": {"shortest_edge": 16}, "do_center_crop": true, '
         '"crop_size": {"height": 16, "width": 16}, "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], '
@@ -57,7 +77,9 @@ def write_pictures(folder: Path, split: str, labels: Sequence[int], column: str 
 def write_parquet(folder: Path, split: str, columns: Mapping[str, Sequence[Any]]) -> None:
     """A split in one file."""
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), folder / f"{split}-00000-of-00001.parquet")
+    pq.write_table(
+        pa.table({name: list(values) for name, values in columns.items()}), folder / f"{split}-00000-of-00001.parquet"
+    )
 
 
 def write_t5(root: Path, base: str, experts: Sequence[str]) -> None:

@@ -33,7 +33,9 @@ def write_packs(root: Path) -> Path:
         with gzip.open(root / "text" / f"{name}.txt.gz", "wt", encoding="utf-8") as file:
             file.write("".join(line + "\r\n" for line in sentences("en", 600, number)))
     write_rows(root, "multi30k", {k: sentences(k, 600, 7) for k in ("de", "fr")}, ("train", "dev", "test"))
-    write_rows(root, "gsm8k", {"question": sentences("en", 900, 8), "answer": sentences("en", 900, 9)}, ("train", "test"))
+    write_rows(
+        root, "gsm8k", {"question": sentences("en", 900, 8), "answer": sentences("en", 900, 9)}, ("train", "test")
+    )
     for number, name in enumerate(("ag_news", "subj", "trec")):
         write_rows(root, name, {"text": sentences("en", 120, 20 + number)}, ("train", "test"))
     write_rows(root, "ntrex_parallel", {"deu": sentences("de", 120, 30), "fra": sentences("fr", 120, 31)}, ())

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_packs import write_packs
 
 import modelwright as mw
 from modelwright.errors import InputError, RunError
@@ -19,6 +18,7 @@ from modelwright.evaluate import SPLITS
 from modelwright.suites import SUITES, Cache, suite
 from modelwright.suites._cache import Trained, side_by_side
 from modelwright.suites._packs import image_splits, images, stratified, to_shape
+from suites.small_packs import write_packs
 
 OF_PACKS = ("images-vit", "images-cnn", "text-lm", "text-lm-choice")
 
@@ -254,7 +254,9 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
 
 def test_side_by_side_keeps_the_order_and_raises(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    jobs: dict[str, Any] = {f"m{i}": (lambda i=i: cache.model(f"m{i}", {"i": i}, lambda: _trained(i))) for i in range(5)}
+    jobs: dict[str, Any] = {
+        f"m{i}": (lambda i=i: cache.model(f"m{i}", {"i": i}, lambda: _trained(i))) for i in range(5)
+    }
     kept = side_by_side(jobs, workers=2)
     assert list(kept) == list(jobs)
     assert [float(model.open("m")["w"].read()[0]) for model in kept.values()] == [0, 1, 2, 3, 4]
@@ -352,23 +354,23 @@ def test_files_that_are_wrong(text: str, complaint: str, tmp_path: Path) -> None
 
 
 def test_what_is_asked_wrongly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no suite is called 'digit'. Did you mean 'digits'?"):
+    with pytest.raises(InputError, match=r"no suite is called 'digit'\. Did you mean 'digits'\?"):
         suite("digit")
-    with pytest.raises(InputError, match="there is no suite file 'none.yml'"):
+    with pytest.raises(InputError, match=r"there is no suite file 'none\.yml'"):
         suite("none.yml")
-    with pytest.raises(InputError, match="no budget is called 'small'. Valid: full, smoke."):
+    with pytest.raises(InputError, match=r"no budget is called 'small'\. Valid: full, smoke\."):
         suite("digits").family(budget="small")
     with pytest.raises(InputError, match="seed must be at least 0, got -1"):
         suite("digits").family(-1)
     path = tmp_path / "mine.yml"
     path.write_text("extends: digits\nname: x\ntasks: [mirror, inverse]\n")
-    with pytest.raises(InputError, match="tasks: no view of the digits is called 'inverse'. Did you mean 'invert'?"):
+    with pytest.raises(InputError, match=r"tasks: no view of the digits is called 'inverse'\. Did you mean 'invert'\?"):
         suite(path).family(cache=tmp_path)
     pytest.importorskip("torch")
     monkeypatch.delenv("MODELWRIGHT_DATA", raising=False)
     with pytest.raises(InputError, match="needs the data packs, and MODELWRIGHT_DATA is not set"):
         suite("images-vit").family(cache=tmp_path)
     monkeypatch.setenv("MODELWRIGHT_DATA", str(tmp_path))
-    with pytest.raises(InputError, match="there is no file 'images/mnist.npz' in the data packs"):
+    with pytest.raises(InputError, match=r"there is no file 'images/mnist\.npz' in the data packs"):
         suite("images-vit").family(cache=tmp_path)
     assert not (tmp_path / ".locks").exists()

@@ -23,7 +23,7 @@ TASKS = ("mnist", "svhn")
 
 @pytest.fixture(scope="module")
 def clip_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from small_models import write_clip, write_pictures
+    from suites.small_models import write_clip, write_pictures
 
     root = tmp_path_factory.mktemp("hub")
     write_clip(root, "openai/clip", [f"someone/clip_{task}" for task in TASKS])
@@ -156,19 +156,25 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_task_has_an_expert(clip_root: Path, tmp_path: Path) -> None:
     path = clip_file(tmp_path, clip_root)
     path.write_text(path.read_text().replace("svhn: someone/clip_svhn", "other: someone/clip_svhn"))
-    with pytest.raises(InputError, match="every task needs an expert of its name, and every expert a task; not so: other, svhn"):
+    with pytest.raises(
+        InputError, match="every task needs an expert of its name, and every expert a task; not so: other, svhn"
+    ):
         suite(path)
 
 
 @pytest.fixture(scope="module")
 def t5_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from small_models import write_parquet, write_t5
+    from suites.small_models import write_parquet, write_t5
 
     root = tmp_path_factory.mktemp("hub")
     write_t5(root, "google/t5", ["someone/t5_cola", "someone/t5_stsb"])
     for split, count in (("train", 40), ("validation", 10)):
         cola: dict[str, Any] = {"sentence": ["the ship on the sea"] * count, "label": [i % 2 for i in range(count)]}
-        stsb: dict[str, Any] = {"a": ["the ship"] * count, "b": ["the sea"] * count, "label": [i % 5 + 0.5 for i in range(count)]}
+        stsb: dict[str, Any] = {
+            "a": ["the ship"] * count,
+            "b": ["the sea"] * count,
+            "label": [i % 5 + 0.5 for i in range(count)],
+        }
         write_parquet(root / "nyu/glue/cola", split, cola)
         write_parquet(root / "nyu/glue/stsb", split, stsb)
     return root

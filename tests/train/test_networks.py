@@ -25,7 +25,13 @@ from modelwright.train._trainer import (  # noqa: E402
     steady,
 )
 
-VIT = {"model_type": "modelwright-vit", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+VIT = {
+    "model_type": "modelwright-vit",
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 CNN = {"model_type": "modelwright-cnn", "hidden_size": 16, "num_hidden_layers": 3}
 LLAMA = {
     "model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
@@ -107,7 +113,12 @@ def test_training_gives_the_same_bits_and_lowers_the_loss(config: dict[str, Any]
 def test_a_loss_that_is_not_finite_is_refused() -> None:
     network = begun(CNN)
     with pytest.raises(RunError, match="probe: the loss is not finite at step 2 of 5"):
-        fit(network, lambda step: next(network.parameters()).sum() * (float("nan") if step else 1), Schedule(5, 1e-3), what="probe")
+        fit(
+            network,
+            lambda step: next(network.parameters()).sum() * (float("nan") if step else 1),
+            Schedule(5, 1e-3),
+            what="probe",
+        )
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:
@@ -116,10 +127,12 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
     assert shares[0] == pytest.approx(0.1)
     assert shares[9] == 1.0
     assert shares[100] == pytest.approx(0.0)
-    assert all(a >= b for a, b in zip(shares[10:], shares[11:], strict=False))
+    assert shares[10:] == sorted(shares[10:], reverse=True)
 
 
-@pytest.mark.parametrize(("name", "value"), [("steps", -1), ("rate", 0.0), ("batch", 0), ("warmup", 1.5), ("clip", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("steps", -1), ("rate", 0.0), ("batch", 0), ("warmup", 1.5), ("clip", 0.0)]
+)
 def test_schedules_out_of_range_are_refused(name: str, value: float) -> None:
     said: dict[str, Any] = {"steps": 1, "rate": 1e-3, name: value}
     with pytest.raises(InputError, match=f"{name} is out of its range, got {value}"):

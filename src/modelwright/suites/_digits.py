@@ -20,6 +20,7 @@ from modelwright.suites._packs import stratified
 from modelwright.suites._schema import DigitsFile, EpochTuning
 from modelwright.tensors import Array
 from modelwright.train import HEAD, MlpPredictor, Training, Weights, random_mlp, train_mlp
+from modelwright.train._threads import one_blas_thread
 
 SIDE, CLASSES = 8, 10
 
@@ -102,20 +103,27 @@ def digits_family(file: DigitsFile, seed: int, cache: Cache) -> DigitsFamily:
     tune = {name: task.items("tune") for name, task in tasks.items()}
     about = {
         "kind": file.kind, "seed": seed, "hidden": file.hidden, "base": file.base.model_dump(),
-        "data": data_of(*tune.values()), "code": code_of("modelwright.suites._digits", "modelwright.train._mlp"),
+        "data": data_of(*tune.values()), "code": code_of("modelwright.suites._digits", "modelwright.suites._packs", "modelwright.train._mlp"),
     }  # fmt: skip
-    base = cache.model(f"{file.name}-base", about, partial(_base, file, seed, tune))
-    weights = base.open("base").arrays()
-    head = {name: weights[name] for name in HEAD}
+    with one_blas_thread():
+        base = cache.model(f"{file.name}-base", about, partial(_base, file, seed, tune))
+        weights = base.open("base").arrays()
+        head = {name: weights[name] for name in HEAD}
 
-    def expert(name: str, names: list[str], number: int) -> Callable[[], Any]:
-        said = {"base": base.key, "tasks": names, "tuning": file.experts.model_dump(), "number": number, "seed": seed}
-        train = partial(_tuned, weights, [tune[n] for n in names], file.experts, (seed, number))
-        return partial(cache.model, f"{file.name}-{name}", said, train)
+        def expert(name: str, names: list[str], number: int) -> Callable[[], Any]:
+            said = {
+                "base": base.key,
+                "tasks": names,
+                "tuning": file.experts.model_dump(),
+                "number": number,
+                "seed": seed,
+            }
+            train = partial(_tuned, weights, [tune[n] for n in names], file.experts, (seed, number))
+            return partial(cache.model, f"{file.name}-{name}", said, train)
 
-    body = cache.model(f"{file.name}-body", {"base": base.key, "part": "body"}, lambda: _trained(weights))
-    jobs = {name: expert(name, [name], 10 + i) for i, name in enumerate(file.tasks)}
-    kept = side_by_side({"multitask": expert("multitask", file.tasks, 4), **jobs})
+        body = cache.model(f"{file.name}-body", {"base": base.key, "part": "body"}, lambda: _trained(weights))
+        jobs = {name: expert(name, [name], 10 + i) for i, name in enumerate(file.tasks)}
+        kept = side_by_side({"multitask": expert("multitask", file.tasks, 4), **jobs})
     return DigitsFamily(
         name=file.name, seed=seed, base=body.open("base"), tasks=tasks, head=head,
         experts={name: kept[name].open(name) for name in file.tasks}, multitask=kept["multitask"].open("multitask"),

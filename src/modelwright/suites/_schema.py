@@ -98,7 +98,7 @@ class DigitsBase(EpochTuning):
 class HeadShots(Said):
     """Heads are linear probes of the base, of so many items a class."""
 
-    shots: Count
+    shots: Annotated[int, Field(ge=2)]
 
 
 class ImagesBase(Tuning):
@@ -285,10 +285,10 @@ def parse(said: Mapping[str, Any], lines: Lines) -> SuiteFile:
     Raises:
         InputError: Everything that is wrong with it.
     """
-    kind = said.get("kind")
+    kind = str(said.get("kind"))
     if kind not in KINDS:
         raise InputError(
-            f"kind: no suite is of the kind {kind!r}", did_you_mean(str(kind), KINDS), lines.where(("kind",))
+            f"kind: no suite is of the kind '{kind}'", did_you_mean(kind, KINDS), lines.where(("kind",))
         )
     try:
         return KINDS[kind].model_validate(said)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.errors import InputError, did_you_mean
+from modelwright.evaluate._predictor import needs
 from modelwright.recipe import Lines
 from modelwright.recipe._yaml import load
 from modelwright.suites._cache import Cache
@@ -75,8 +76,24 @@ class Suite:
             raise InputError(f"no budget is called '{budget}'", did_you_mean(budget, BUDGETS))
         if seed < 0:
             raise InputError(f"seed must be at least 0, got {seed}")
+        check_device(device)
         file = self.file if budget == "full" else self.small
         return file.family(seed, Cache(cache), device)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch cannot use here.
+
+    Raises:
+        InputError: It is none, or there is no such device.
+    """
+    if device == "cpu":
+        return
+    torch = needs("torch", f"the device '{device}'", "torch")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second is what torch without CUDA raises
+        raise InputError(f"the device '{device}' cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def suite(name_or_path: str | Path) -> Suite:

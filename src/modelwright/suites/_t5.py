@@ -105,7 +105,7 @@ class T5Family(Family):
         from modelwright.train._trainer import load
 
         folder = folder_of(self.whole)
-        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        config = transformers.T5Config.from_pretrained(str(folder), local_files_only=True)
         module = load(transformers.T5ForConditionalGeneration(config).float(), weights.arrays(), device)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         return T5Predictor(

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.errors import InputError, RunError
-
-#: Threads that one training takes. Sums depend on how many share them, so it is not the machine that decides.
-THREADS = 1
+from modelwright.train._threads import THREADS, one_blas_thread
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,8 @@ def steady(device: str = "cpu") -> Iterator[None]:
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        yield
+        with one_blas_thread():
+            yield
     finally:
         torch.use_deterministic_algorithms(strict)
         torch.set_num_threads(threads)
