@@ -45,9 +45,7 @@ class OutputEnsemble(Predictor):
         """The mean of the systems' values (n,)."""
         return np.mean([np.asarray(part.values(inputs)).reshape(len(inputs)) for part in self.parts], axis=0)
 
-    def loglikelihoods(
-        self, pairs: Sequence[tuple[str, str]], rolling: Rolling | None = None
-    ) -> Sequence[Likelihood]:
+    def loglikelihoods(self, pairs: Sequence[tuple[str, str]], rolling: Rolling | None = None) -> Sequence[Likelihood]:
         """The log of the mean of the systems' probabilities of each continuation."""
         each = [part.loglikelihoods(pairs, rolling) for part in self.parts]
         totals = np.array([[found.total for found in answers] for answers in each], np.float64)
