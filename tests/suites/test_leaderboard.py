@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from functools import cache
@@ -13,12 +14,13 @@ import pytest
 
 from modelwright.errors import InputError
 from modelwright.evaluate import Metric, Part, Records
+from modelwright.methods import METHODS
 from modelwright.suites import Cells, Leaderboard, Settings, leaderboard, pooled, sweep
 from modelwright.suites._leaderboard import spread
 from modelwright.suites._order import RESAMPLES, compare_orders
 from suites.tiny import VIEWS, TinySuite
 
-NAMES = ["task_arithmetic", "ties", "slerp"]
+MERGED = sorted(set(METHODS) - {"slerp", "nuslerp", "passthrough"})
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_markdown_says_figures_conditions_and_what_is_left_out(board: Leaderboar
     assert f"| `ties` | {figures} | {100 * line.raw.mean():.1f} | {share} |" in text
     assert "2 seeds, community semantics" in text
     assert "at most 2 evaluations a method" in text
-    assert "- `slerp` skipped (seed 0, 1): it takes 1 model beside the base, and there are 3 experts" in text
+    assert "- slerp skipped (seed 0, 1): it takes 1 model beside the base, and there are 3 experts" in text
     for table in text.split("\n\n"):
         rows = [row for row in table.splitlines() if row.startswith("|")]
         assert len({row.count("|") for row in rows}) <= 1, table
@@ -94,7 +96,7 @@ def test_markdown_says_figures_conditions_and_what_is_left_out(board: Leaderboar
 
 def test_files(folder: Path, board: Leaderboard, tmp_path: Path) -> None:
     files = board.write(tmp_path)
-    assert [path.name for path in files] == ["leaderboard.md", "leaderboard.json", "leaderboard.svg"]
+    assert [path.name for path in files] == ["leaderboard." + end for end in ("md", "json", "svg", "html")]
     data = json.loads(files[1].read_text(encoding="utf-8"))
     assert data["version"] == 1
     ties = next(line for line in data["lines"] if line["label"] == "ties")
@@ -103,6 +105,10 @@ def test_files(folder: Path, board: Leaderboard, tmp_path: Path) -> None:
     picture = files[2].read_text(encoding="utf-8")
     words = {node.text for node in ElementTree.fromstring(picture).iter() if node.text}
     assert {"ties", "ensemble", "tiny"} <= words
+    page = files[3].read_text(encoding="utf-8")
+    assert f"The best merge is {max(MERGED, key=lambda name: board.line(name).share.mean())} with " in page
+    assert "<svg" in page
+    assert "http" not in re.sub(r"http://www.w3.org/\S+", "", page)
     board.write(tmp_path / "again")
     assert (tmp_path / "again/leaderboard.svg").read_text(encoding="utf-8") == picture
 

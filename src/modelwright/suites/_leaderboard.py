@@ -141,13 +141,23 @@ class Leaderboard:
 
         return shares_plot(self)
 
+    def html(self) -> str:
+        """A page that opens offline, with the tables and figures.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from modelwright.suites._page import html_page
+
+        return html_page(self)
+
     def write(self, folder: str | Path) -> list[Path]:
-        """Write `leaderboard.md`, `leaderboard.json` and, where matplotlib is installed, `leaderboard.svg`."""
+        """Write `leaderboard.md` and `.json` and, where matplotlib is installed, `.svg` and `.html`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         texts = {"leaderboard.md": self.markdown(), "leaderboard.json": json.dumps(self.data, indent=1) + "\n"}
-        with suppress(MissingExtraError):  # a table without its picture is a table
-            texts["leaderboard.svg"] = self.picture()
+        with suppress(MissingExtraError):  # tables without pictures are tables
+            texts |= {"leaderboard.svg": self.picture(), "leaderboard.html": self.html()}
         for name, text in texts.items():
             write_text(folder / name, text)
         return [folder / name for name in texts]

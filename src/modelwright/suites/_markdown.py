@@ -22,26 +22,32 @@ def page(board: Leaderboard, heading: str = "#") -> str:
     """
     from modelwright.suites._leaderboard import GROUPS
 
-    seeds = sorted({seed for line in board.lines for seed in line.seeds})
-    said = board.conditions
-    same = len(set(board.metrics.values())) == 1
-    judged = f" Figures are {_metric(next(iter(board.metrics.values())))} on `test`." if same else ""
-    parts = [
-        f"{heading} {board.suite}",
-        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}, {said['semantics']} semantics. Hyper-parameters were chosen on up to "
-        f"{said['validation']} `validation` items a task, with at most {said['budget']} evaluations a method.{judged} "
-        "*Of experts* is the mean over tasks of the figure as a share of the expert's, ± its standard deviation over "
-        "seeds; *merge s* and *merge memory* are of one merge, *weights* is what is kept to answer.",
-    ]
     rows: list[Sequence[str]] = []
     for group, title in GROUPS.items():
         lines = [line for line in board.lines if line.group == group]
         rows += [(f"**{title}**",)] * bool(lines) + [_row(board, line) for line in lines]
+    same = len(set(board.metrics.values())) == 1
     tasks = [task if same else f"{task}: {_metric(name)}" for task, name in board.metrics.items()]
     head = ["system", *tasks, *(["mean"] if same else [])]
-    parts.append(_table([*head, "of experts", "merge s", "merge memory", "weights"], rows))
-    parts += [_chosen(board, heading), _order(board, heading), _left_out(board, heading)]
+    table = _table([*head, "of experts", "merge s", "merge memory", "weights"], rows)
+    parts = [f"{heading} {board.suite}", conditions(board), table]
+    parts += [_chosen(board, heading), _order(board, heading)]
+    if board.left_out:
+        parts.append(f"{heading}# Left out\n\n" + "\n".join(f"- {line}" for line in left_out(board)))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def conditions(board: Leaderboard) -> str:
+    """What holds for all figures, and what the columns are."""
+    seeds = len({seed for line in board.lines for seed in line.seeds})
+    said, metrics = board.conditions, set(board.metrics.values())
+    judged = f" Figures are {_metric(metrics.pop())} on test." if len(metrics) == 1 else " Figures are of test."
+    return (
+        f"{seeds} seed{'s' * (seeds != 1)}, {said['semantics']} semantics. Hyper-parameters were chosen on up to "
+        f"{said['validation']} validation items a task, with at most {said['budget']} evaluations a method.{judged} "
+        "Of experts: the mean over tasks of the figure as a share of the expert's, ± its standard deviation over "
+        "seeds. Merge s and merge memory are of one merge; weights are those that are kept to answer."
+    )
 
 
 def _metric(name: str) -> str:
@@ -121,17 +127,15 @@ def _order(board: Leaderboard, heading: str) -> str:
     return f"{heading}# The expected order\n\n{text}\n\n" + _table(["expected", "difference", "found"], rows)
 
 
-def _left_out(board: Leaderboard, heading: str) -> str:
+def left_out(board: Leaderboard) -> list[str]:
+    """Cells without results, those of several seeds together, with their reasons."""
     seen: dict[tuple[str, str, str], list[int]] = {}
     for cell in board.left_out:
-        seen.setdefault((cell.label, cell.status, cell.reason), []).append(cell.seed)
-    if not seen:
-        return ""
-    lines = [
-        f"- `{label}` {status} (seed {', '.join(map(str, seeds))}): {' '.join(reason.split())}"
+        seen.setdefault((cell.label, cell.status, " ".join(cell.reason.split())), []).append(cell.seed)
+    return [
+        f"{label} {status} (seed {', '.join(map(str, seeds))}): {reason}"
         for (label, status, reason), seeds in seen.items()
     ]
-    return f"{heading}# Left out\n\n" + "\n".join(lines)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
