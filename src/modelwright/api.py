@@ -431,7 +431,7 @@ class Job:
         contents: dict[str, str] = {}
         opener = self._opener({})
         for reference in sorted(_references(stage.recipe.model_dump())):
-            contents[reference] = keys[reference] if reference in keys else _content(opener(reference))
+            contents[reference] = keys[reference] if reference in keys else content_hash(opener(reference))
         said = stage.recipe.model_dump(mode="json", exclude={"name"})
         code = method_source(self._known.find(stage.recipe.merge_method))
         text = json.dumps([version("modelwright"), code, said, contents], sort_keys=True)
@@ -453,7 +453,7 @@ def _references(node: Any) -> set[str]:
     return found
 
 
-def _content(model: Checkpoint) -> str:
+def content_hash(model: Checkpoint) -> str:
     """A hash of everything in a checkpoint that a merge can depend on."""
     digest = xxhash.xxh3_128()
     for name, ref in model.items():

@@ -226,6 +226,50 @@ def study_run(
     run_study(name, plugin, seeds=seeds, budget=budget, json=json, html=html, require=require, quiet=quiet)
 
 
+@app.command()
+def sweep(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or a suite file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where records and leaderboard go.")],
+    methods: Annotated[
+        str, typer.Option("--methods", metavar="NAME,NAME..", help="Which methods; all that fit by default.")
+    ] = "all",
+    seeds: Annotated[int, typer.Option("--seeds", help="How many families are trained and merged.")] = 3,
+    budget: Annotated[
+        int, typer.Option("--budget", help="Most evaluations to choose a method's parameters with.")
+    ] = 20,
+    semantics: Annotated[
+        str,
+        typer.Option("--semantics", metavar="community | paper", help="Where parameters stand that are not searched."),
+    ] = "community",
+    validation: Annotated[
+        int | None,
+        typer.Option("--validation", help="Most validation items a task to choose with.  [default: the suite's]"),
+    ] = None,
+    training: Annotated[
+        str, typer.Option("--training", metavar="full | smoke", help="smoke: families that are trained in seconds.")
+    ] = "full",
+    device: Annotated[str, typer.Option("--device", help="Where models are trained and evaluated.")] = "cpu",
+    cache: Annotated[
+        Path | None, typer.Option("--cache", metavar="FOLDER", help="Where trained families are kept.")
+    ] = None,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods on a suite of tasks.
+
+    Trains a family a seed, merges it with each method, parameters chosen on validation, and writes records and a
+    leaderboard. Finished cells are not made again. Exit code 1 where a method failed.
+    """
+    from modelwright.cli._sweep import run_sweep
+
+    settings = {
+        "seeds": seeds, "budget": budget, "semantics": semantics, "validation": validation, "training": training,
+        "device": device, "cache": cache,
+    }  # fmt: skip
+    run_sweep(suite, methods, out, settings, plugin, json=json, quiet=quiet)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; errors go to stderr without traceback unless --debug."""
     debug = "--debug" in arguments or bool(os.environ.get("MODELWRIGHT_DEBUG"))

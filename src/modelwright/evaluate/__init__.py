@@ -1,6 +1,24 @@
 """Tasks, the systems under test, and paired records of what they answered."""
 
+from modelwright.evaluate._causal import CausalPredictor as CausalPredictor
 from modelwright.evaluate._items import SPLITS as SPLITS, Items as Items, Split as Split, Splits as Splits
+from modelwright.evaluate._language import (
+    NORMALISATIONS as NORMALISATIONS,
+    Choice as Choice,
+    Generation as Generation,
+    Normalisation as Normalisation,
+    Passage as Passage,
+    Perplexity as Perplexity,
+    Question as Question,
+    bits_per_byte as bits_per_byte,
+    passages as passages,
+)
+from modelwright.evaluate._lm_eval import (
+    HarnessTask as HarnessTask,
+    harness_model as harness_model,
+    lm_eval_tasks as lm_eval_tasks,
+    records_of_lm_eval as records_of_lm_eval,
+)
 from modelwright.evaluate._metrics import METRICS as METRICS, Metric as Metric, Whole as Whole, metric as metric
 from modelwright.evaluate._predictor import (
     EstimatorPredictor as EstimatorPredictor,
@@ -9,6 +27,7 @@ from modelwright.evaluate._predictor import (
     Likelihood as Likelihood,
     ModulePredictor as ModulePredictor,
     Predictor as Predictor,
+    Rolling as Rolling,
     Sampling as Sampling,
     Size as Size,
     predictor as predictor,
@@ -16,11 +35,13 @@ from modelwright.evaluate._predictor import (
 from modelwright.evaluate._records import Head as Head, Part as Part, Records as Records
 from modelwright.evaluate._run import Plan as Plan, run as run
 from modelwright.evaluate._soup import (
-    Score as Score,
+    Scorer as Scorer,
     Soup as Soup,
     greedy_soup as greedy_soup,
     validation_score as validation_score,
 )
+from modelwright.evaluate._score import Score as Score, run_score as run_score
+from modelwright.evaluate._server import Api as Api, ServerPredictor as ServerPredictor
 from modelwright.evaluate._task import (
     Classification as Classification,
     Regression as Regression,

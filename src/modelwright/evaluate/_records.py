@@ -94,7 +94,7 @@ def table_of(head: Head, items: Items, scored: Scored, seconds: float) -> Any:
     def whole(values: np.ndarray | int) -> np.ndarray:
         return np.broadcast_to(np.asarray(values, dtype=np.int64), n)
 
-    probabilities = None if scored.probabilities is None else list(np.asarray(scored.probabilities, np.float64))
+    probabilities = None if scored.probabilities is None else [np.asarray(p, np.float64) for p in scored.probabilities]
     columns = {
         "item": list(items.ids),
         "answer": list(scored.answers),
@@ -142,9 +142,9 @@ class Part:
 
     @property
     def probabilities(self) -> np.ndarray | None:
-        """float64 (n, classes), or None where some are missing."""
+        """float64 (n, classes), or None where some are missing or items have different numbers of them."""
         column = self.table["probabilities"].combine_chunks()
-        if not len(column) or column.null_count:
+        if not len(column) or column.null_count or len(column.value_lengths().unique()) > 1:
             return None
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
@@ -249,19 +249,25 @@ class Records:
 
     @staticmethod
     def read(*places: str | Path) -> Records:
-        """Records from parquet files and folders of them.
+        """Records from parquet files and folders of them, and from sample logs of lm-evaluation-harness.
 
         Raises:
             InputError: There are none, or a file holds something else.
         """
+        from modelwright.evaluate._lm_eval import is_log, parts_of_logs
+
         files: list[Path] = []
+        logs: list[Part] = []
         for place in map(Path, places):
             found = sorted(place.rglob(f"*{SUFFIX}")) if place.is_dir() else [place]
             found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(place).parts)]
+            if (not found or place.is_file()) and is_log(place):
+                logs += parts_of_logs(place)
+                continue
             if not found:
                 raise InputError(f"no records in '{place}'", f"Records are {SUFFIX} files that mw eval writes.")
             files += found
-        return Records(read_part(path) for path in files)
+        return Records([*(read_part(path) for path in files), *logs])
 
     def write(self, folder: str | Path) -> None:
         """Write one file for each system and task; files of the same name are replaced, each in one step."""

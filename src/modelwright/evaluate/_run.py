@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from modelwright.errors import InputError, RunError
 from modelwright.evaluate._items import Items
 from modelwright.evaluate._predictor import Predictor, needs
 from modelwright.evaluate._records import Head, Part, Records, read_part, schema, table_of, write_part
-from modelwright.evaluate._task import Task
+from modelwright.evaluate._task import Scored, Task
 
 #: Called with (system, task, items done, items in all).
 Progress = Callable[[str, str, int, int], None]
@@ -33,6 +35,7 @@ class Plan:
         device: Recorded; predictors were put there when they were made.
         restart: Throw away what an earlier run of the same evaluation has answered.
         progress: Told after each batch.
+        made: What else is recorded of the systems, such as how they were merged; plain values.
     """
 
     split: str = "test"
@@ -40,6 +43,7 @@ class Plan:
     device: str = "cpu"
     restart: bool = False
     progress: Progress | None = None
+    made: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -97,14 +101,20 @@ def _answered(system: Predictor, task: Task, folder: Path | None, plan: Plan) ->
         except RunError:
             store.keep()
             raise
-        store.add(table_of(head, batch, scored, time.perf_counter() - start))
+        store.add(table_of(head, batch, _of_all(scored, answering.members), time.perf_counter() - start))
         told += len(batch)
         if plan.progress is not None:
             plan.progress(system.label, task.name, told, len(items))
     return store.finish(items)
 
 
-def head_of(system: Predictor, task: Task, plan: Plan, made: Iterable[tuple[str, Any]] = ()) -> Head:
+def _of_all(scored: Scored, members: int) -> Scored:
+    """Its calls and tokens, when every one of several models is asked each time."""
+    calls, read, written = (np.asarray(n) * members for n in (scored.calls, scored.tokens_in, scored.tokens_out))
+    return replace(scored, calls=calls, tokens_in=read, tokens_out=written)
+
+
+def head_of(system: Predictor, task: Task, plan: Plan) -> Head:
     """What holds for all records of a system on a task."""
     return Head(
         task=task.name,
@@ -117,7 +127,7 @@ def head_of(system: Predictor, task: Task, plan: Plan, made: Iterable[tuple[str,
         parameters=system.size.parameters,
         nbytes=system.size.nbytes,
         device=plan.device,
-        made={"modelwright": version("modelwright"), **dict(made)},
+        made={"modelwright": version("modelwright"), **plan.made},
     )
 
 

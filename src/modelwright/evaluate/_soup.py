@@ -17,7 +17,7 @@ from modelwright.evaluate._predictor import Predictor
 from modelwright.evaluate._task import Task
 
 #: How good a model is: higher is better.
-Score = Callable[[Checkpoint], float]
+Scorer = Callable[[Checkpoint], float]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Soup:
 
 
 def greedy_soup(
-    models: Iterable[Any], score: Score, *, strict: bool = False, order: Literal["score", "given"] = "score"
+    models: Iterable[Any], score: Scorer, *, strict: bool = False, order: Literal["score", "given"] = "score"
 ) -> Soup:
     """Go through the models from best to worst, and keep each that does not make their average worse.
 
@@ -101,7 +101,7 @@ def _checked(score: float, what: str) -> float:
     return float(score)
 
 
-def validation_score(tasks: Iterable[Task], system: Callable[[Checkpoint], Predictor]) -> Score:
+def validation_score(tasks: Iterable[Task], system: Callable[[Checkpoint], Predictor]) -> Scorer:
     """A score that sees validation items only: the mean of the tasks' figures on them, negated where lower is better.
 
     Args:

@@ -29,7 +29,8 @@ class Scored:
         targets: As text, likewise.
         scores: float64 (n,), by the task's metric.
         weights: float64 (n,); what an item counts in the mean, such as its tokens. None: all the same.
-        probabilities: float64 (n, classes), rows sum to 1; None where a system gives none.
+        probabilities: float64 (n, classes), or n arrays of different lengths where items have different choices; each
+            sums to 1. None where a system gives none.
         confidences: float64 (n,) in [0, 1]: the probability of the answer.
         calls: How often the system was asked about an item.
         tokens_in: Tokens read about an item.
@@ -40,7 +41,7 @@ class Scored:
     targets: Sequence[str]
     scores: np.ndarray
     weights: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
+    probabilities: np.ndarray | Sequence[np.ndarray] | None = None
     confidences: np.ndarray | None = None
     calls: np.ndarray | int = 1
     tokens_in: np.ndarray | int = 0
@@ -108,7 +109,16 @@ class Task(ABC):
         return {"kind": type(self).__name__, "metric": self.metric.name, "classes": list(self.classes)}
 
     def fingerprint(self, split: str) -> str:
-        """A hash of all that a result depends on: settings, ids, inputs and targets."""
+        """A hash of all that a result depends on: settings, ids, inputs and targets; computed once a split."""
+        if split not in self._fingerprints:
+            self._fingerprints[split] = self._fingerprint(split)
+        return self._fingerprints[split]
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        return {}
+
+    def _fingerprint(self, split: str) -> str:
         items = self.items(split)
         digest = xxhash.xxh3_128(json.dumps(self.settings, sort_keys=True, default=str).encode())
         for values in (items.ids, items.inputs, items.targets):
