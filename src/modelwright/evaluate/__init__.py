@@ -34,14 +34,14 @@ from modelwright.evaluate._predictor import (
 )
 from modelwright.evaluate._records import Head as Head, Part as Part, Records as Records
 from modelwright.evaluate._run import Plan as Plan, run as run
+from modelwright.evaluate._score import Score as Score, run_score as run_score
+from modelwright.evaluate._server import Api as Api, ServerPredictor as ServerPredictor
 from modelwright.evaluate._soup import (
     Scorer as Scorer,
     Soup as Soup,
     greedy_soup as greedy_soup,
     validation_score as validation_score,
 )
-from modelwright.evaluate._score import Score as Score, run_score as run_score
-from modelwright.evaluate._server import Api as Api, ServerPredictor as ServerPredictor
 from modelwright.evaluate._task import (
     Classification as Classification,
     Regression as Regression,
