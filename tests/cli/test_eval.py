@@ -133,7 +133,11 @@ def test_answers_that_are_none(here: Path, said: Any) -> None:
     code, _, err = said("eval", "models.py:nan", "--task", "size.csv", "-o", "records")
     assert code == 1
     assert "error: 'nan' gave a probability that is not finite for item" in err
+    assert "kept" not in err
     assert not list(Path("records").rglob("*"))
+    code, _, err = said("eval", "models.py:half", "models.py:nan", "--task", "size.csv", "-o", "records")
+    assert code == 1
+    assert "What was answered is kept in 'records': run the same command again" in err
 
 
 def test_changed_since(here: Path, said: Any) -> None:

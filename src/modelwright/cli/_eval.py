@@ -16,9 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from modelwright.cli._merge import size_text
-from modelwright.errors import InputError, printable
+from modelwright.errors import InputError, RunError, printable
 from modelwright.evaluate import Part, Plan, Records, metric, run, systems, task
 from modelwright.evaluate._front import check_splits
+from modelwright.evaluate._records import SUFFIX
+from modelwright.evaluate._store import STREAM
 
 _JSON_VERSION = 1
 
@@ -75,12 +77,15 @@ def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) 
             asked = systems(references, device=options.device, network=options.network, plugins=options.plugins)
             return run(asked, found, options.out, replace(plan, progress=bar.update))
         except KeyboardInterrupt:
-            raise InterruptedError(_kept(bar.answered, options.out)) from None
+            raise InterruptedError(_kept(options.out) or "Nothing was kept.") from None
+        except RunError as error:
+            raise RunError(f"{error}. {_kept(options.out)}".rstrip(), resumable=error.resumable) from error
 
 
-def _kept(answered: int, out: Path | None) -> str:
-    if out is None or not answered:
-        return "Nothing was kept."
+def _kept(out: Path | None) -> str:
+    """How to go on, where there is anything to go on with."""
+    if out is None or not any(path.suffix in (SUFFIX, STREAM) for path in out.rglob("*")):
+        return ""
     return f"What was answered is kept in '{out}': run the same command again, and it goes on from there."
 
 
@@ -154,11 +159,7 @@ def figure_text(part: Part) -> str:
 
 
 class AskingBar:
-    """A progress bar on stderr, one line for each system and task.
-
-    Attributes:
-        answered: Items that were answered in this run or an earlier one.
-    """
+    """A progress bar on stderr, one line for each system and task."""
 
     def __init__(self, *, enabled: bool):
         console = Console(stderr=True)
@@ -167,7 +168,6 @@ class AskingBar:
         self._progress = Progress(*columns, console=console, transient=True) if shown else None
         self._lines: dict[tuple[str, str], TaskID] = {}
         self._loading: TaskID | None = None
-        self.answered = 0
 
     def __enter__(self) -> AskingBar:
         (self._progress or nullcontext()).__enter__()
@@ -184,7 +184,6 @@ class AskingBar:
 
     def update(self, system: str, about: str, done: int, total: int) -> None:
         """So many items of a task are answered by a system."""
-        self.answered += 1
         if self._progress is None:
             return
         if self._loading is not None:
