@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from modelwright.api import Job as Job, merge as merge, open as open, registry as registry, verify as verify
     from modelwright.checkpoint import Checkpoint as Checkpoint, TensorRef as TensorRef
     from modelwright.errors import InputError as InputError, RunError as RunError
+    from modelwright.evaluate import Items as Items, Records as Records, Task as Task, eval as eval, task as task
     from modelwright.methods import METHODS as METHODS, Method as Method
 
 _HOMES = {
-    "Checkpoint": "checkpoint", "InputError": "errors", "Job": "api", "METHODS": "methods", "Method": "methods",
-    "RunError": "errors", "TensorRef": "checkpoint", "merge": "api", "open": "api", "registry": "api",
-    "verify": "api",
+    "Checkpoint": "checkpoint", "InputError": "errors", "Items": "evaluate", "Job": "api", "METHODS": "methods",
+    "Method": "methods", "Records": "evaluate", "RunError": "errors", "Task": "evaluate", "TensorRef": "checkpoint",
+    "eval": "evaluate", "merge": "api", "open": "api", "registry": "api", "task": "evaluate", "verify": "api",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022
-    "open", "merge", "verify", "registry", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "InputError", "RunError",
+    "open", "merge", "verify", "registry", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "eval", "task", "Task", "Items",
+    "Records", "InputError", "RunError",
 ]  # fmt: skip
 
 

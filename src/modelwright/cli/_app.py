@@ -147,6 +147,45 @@ def merge(
     run_merge(job, out, options, json=json, quiet=quiet)
 
 
+@app.command("eval")
+def evaluate(
+    references: Annotated[
+        list[str],
+        typer.Argument(metavar="X..", help="Model folders, recipes, checkpoints, module:function; each also LABEL=X."),
+    ],
+    tasks: Annotated[
+        list[str],
+        typer.Option("--task", metavar="T", help="A task file, data, or module:function; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="RECORDS", help="The folder of records.")],
+    split: Annotated[str, typer.Option("--split", help="Which items: tune, validation or test.")] = "test",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Ask only so many items, the same ones for every system.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Items at a time.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, mps, xpu.")] = "cpu",
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="M:F", help="Function that builds the nn.Module of bare checkpoints."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option("--metric", metavar="M", help="Instead of the tasks' own.")] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Ask again what was answered, instead of going on.")
+    ] = False,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask models about tasks.
+
+    Writes paired records, one row for each model and item. Run again, it goes on where it was: no item is asked twice.
+    """
+    from modelwright.cli._eval import Asking, run_eval
+
+    options = Asking(out, split, limit, batch, device, network, metric, restart, plugin)
+    run_eval(references, tasks, options, json=json, quiet=quiet)
+
+
 @app.command()
 def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],

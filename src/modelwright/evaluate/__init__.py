@@ -1,6 +1,7 @@
 """Tasks, the systems under test, and paired records of what they answered."""
 
 from modelwright.evaluate._causal import CausalPredictor as CausalPredictor
+from modelwright.evaluate._front import eval as eval
 from modelwright.evaluate._items import SPLITS as SPLITS, Items as Items, Split as Split, Splits as Splits
 from modelwright.evaluate._language import (
     NORMALISATIONS as NORMALISATIONS,
@@ -36,9 +37,12 @@ from modelwright.evaluate._records import Head as Head, Part as Part, Records as
 from modelwright.evaluate._run import Plan as Plan, run as run
 from modelwright.evaluate._score import Score as Score, run_score as run_score
 from modelwright.evaluate._server import Api as Api, ServerPredictor as ServerPredictor
+from modelwright.evaluate._systems import ARCHITECTURES as ARCHITECTURES, systems as systems
 from modelwright.evaluate._task import (
     Classification as Classification,
     Regression as Regression,
     Scored as Scored,
     Task as Task,
 )
+from modelwright.evaluate._weights import Weights as Weights, load_strictly as load_strictly
+from modelwright.evaluate.sources import KINDS as KINDS, Kind as Kind, Settings as Settings, task as task

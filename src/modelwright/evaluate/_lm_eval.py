@@ -389,7 +389,6 @@ class HarnessTask(Task):
     harness: Any = field(repr=False)
     scored_by: str
     filtered_by: str = "none"
-    asks: str = "harness"
 
     @cached_property
     def settings(self) -> dict[str, Any]:

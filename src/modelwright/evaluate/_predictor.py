@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -124,11 +124,13 @@ class Predictor(ABC):
         label: How tables and records call it.
         fingerprint: A hash of what its answers depend on; empty where that cannot be told.
         size: What it costs to keep.
+        made: What else its records should say of it: how it was made, from what, how long that took.
     """
 
     label: str
     fingerprint: str = field(default="", kw_only=True)
     size: Size = field(default_factory=Size, kw_only=True)
+    made: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
         """Class probabilities (n, classes) of n inputs."""
