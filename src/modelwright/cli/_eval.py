@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -124,9 +125,9 @@ def _render(console: Console, records: Records, options: Asking) -> None:
     for name in records.tasks:
         part = records.on(name)[0]
         arrow = "" if part.metric.higher_is_better else " (lower is better)"
-        heading = f"{name}\n{part.metric.name}{' %' if part.metric.bounded else ''}{arrow}"
         table.add_column(
-            Text(printable(heading.partition("\n")[0]) + "\n" + heading.partition("\n")[2]), justify="right"
+            escape(f"{printable(name)}\n{part.metric.name}{' %' if part.metric.bounded else ''}{arrow}"),
+            justify="right",
         )
     for heading in ("size", "ms an item"):
         table.add_column(f"\n{heading}", justify="right")
@@ -190,6 +191,6 @@ class AskingBar:
             self._progress.remove_task(self._loading)
             self._loading = None
         if (system, about) not in self._lines:
-            text = Text(printable(f"{system} on {about}")).markup
+            text = escape(printable(f"{system} on {about}"))
             self._lines[system, about] = self._progress.add_task(text, total=total)
         self._progress.update(self._lines[system, about], completed=done)

@@ -98,12 +98,16 @@ class Store:
             asked = [f"{'all' if limit is None else f'{limit:,}'} items" for limit in (found.limit, mine.limit)]
             raise InputError(f"{there} of {asked[0]}, and now {asked[1]} are asked", _OTHER, str(path))
         if found.task_fingerprint != mine.task_fingerprint:
-            raise InputError(f"{there}, and the task has changed since: {self._change(part)}", _OTHER, str(path))
+            raise InputError(
+                f"{there}, and the task has changed since: {self._change(part, finished=path == self._file)}",
+                _OTHER,
+                str(path),
+            )
         if found.system_fingerprint != mine.system_fingerprint:
             raise InputError(f"{there}, and the system has changed since", _OTHER, str(path))
         self._kept.append(part.table)
 
-    def _change(self, part: Part) -> str:
+    def _change(self, part: Part, *, finished: bool) -> str:
         if part.head.metric != self._head.metric:
             return f"its metric was {part.head.metric} and is {self._head.metric}"
         if part.head.classes != self._head.classes:
@@ -111,7 +115,7 @@ class Store:
         recorded, known = set(part.ids), set(self._items.ids)
         if recorded - known:
             return f"items are gone, such as {listing(sorted(recorded - known), 3)}"
-        if part.table.num_rows == len(known) or len(recorded) == len(known):
+        if finished and recorded == known:
             return "its items have the same ids, and other inputs, targets, slices or settings"
         return "it has other items, inputs, targets, slices or settings"
 

@@ -17,7 +17,14 @@ from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError, listing
 from modelwright.evaluate import _named
 from modelwright.evaluate._heads import image_head, text_head
-from modelwright.evaluate._predictor import EstimatorPredictor, FunctionPredictor, ModulePredictor, Predictor, predictor
+from modelwright.evaluate._predictor import (
+    EstimatorPredictor,
+    FunctionPredictor,
+    ModulePredictor,
+    Predictor,
+    needs,
+    predictor,
+)
 from modelwright.evaluate._weights import Weights, load_strictly
 
 #: `LABEL=REFERENCE`; a label has no slash, so that a path with = in it stays one.
@@ -82,6 +89,8 @@ def _system(reference: Any, label: str | None, context: _Context) -> Predictor:
         if label is None and isinstance(reference, str):
             label, text = labelled(text)
         return _of_text(text, label, context)
+    if isinstance(reference, Checkpoint):
+        _import(reference, context)
     start = time.perf_counter()
     if isinstance(reference, Checkpoint):
         folder = reference.path if reference.path is not None and reference.path.is_dir() else _beside(reference)
@@ -103,7 +112,6 @@ def labelled(text: str) -> tuple[str | None, str]:
 
 
 def _of_text(text: str, label: str | None, context: _Context) -> Predictor:
-    start = time.perf_counter()
     if _named.is_named(text):
         return _of_function(text, label, context)
     path = Path(text).expanduser()
@@ -116,6 +124,8 @@ def _of_text(text: str, label: str | None, context: _Context) -> Predictor:
     if path.suffix in _RECIPES:
         return _of_recipe(path, label or path.stem, context)
     checkpoint = open_checkpoint(path)
+    _import(checkpoint, context)
+    start = time.perf_counter()
     name = label or (path.resolve().name if path.is_dir() else path.stem)
     folder = path if path.is_dir() else path.parent
     found = _of_checkpoint(Weights(name, checkpoint, folder, context.device), context)
@@ -138,9 +148,10 @@ def _of_function(text: str, label: str | None, context: _Context) -> Predictor:
 
 
 def _of_recipe(path: Path, label: str, context: _Context) -> Predictor:
-    start = time.perf_counter()
     job = Job.from_recipe(path, (), registry(context.plugins))
     merged = job.checkpoint()
+    _import(merged, context)
+    start = time.perf_counter()
     folder = _first_folder(job)
     found = _of_checkpoint(Weights(label, _computed(merged), folder, context.device), context)
     found = _told(found, "merge", str(path), start)
@@ -170,6 +181,14 @@ def _first_folder(job: Job) -> Path | None:
 def _beside(checkpoint: Checkpoint) -> Path | None:
     """Where the files beside a merge in memory come from."""
     return next((file.parent for file in checkpoint.beside.values() if isinstance(file, Path)), None)
+
+
+def _import(checkpoint: Checkpoint, context: _Context) -> None:
+    """Import what loading takes, so that it does not count as loading."""
+    if context.network is None and (checkpoint.config or {}).get("architectures"):
+        needs("transformers", "loading this model", "torch")
+    else:
+        needs("torch", "running this model", "torch")
 
 
 def _of_checkpoint(weights: Weights, context: _Context) -> Predictor:

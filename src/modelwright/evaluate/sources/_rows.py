@@ -65,7 +65,8 @@ def _rows(part: str, table: Table, data: Data, settings: DataSettings) -> Rows:
     columns = settings.columns
     target = columns.target or data.names.get("target", "target")
     named = columns.id or next((n for n in ("id", data.names.get("id", "ids")) if n in table.columns), None)
-    inputs, targets = _inputs(table, columns, data, {target, named}), _targets(table, target)
+    targets = _targets(table, target)  # first: a target of another name would be taken for an input
+    inputs = _inputs(table, columns, data, {target, named})
     count = len(targets)
     if not count:
         raise InputError("the data are empty: a task needs items", where=table.label)
