@@ -290,7 +290,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
         CausalPredictor.from_folder(tmp_path / "bare")
     broken = tiny.save(tmp_path / "broken", module, words)
     (broken / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"cannot load a causal language model and its tokenizer: .*Nothing is fetched"):
+    with pytest.raises(
+        InputError, match=r"cannot load a causal language model and its tokenizer: .*Nothing is fetched"
+    ):
         CausalPredictor.from_folder(broken)
     with pytest.raises(InputError, match=r"'x': its tokenizer has tokens up to number 257, and the model 100 of them"):
         CausalPredictor("x", module=tiny.model("gpt2", 100), tokenizer=words)

@@ -140,7 +140,9 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer() -> None:
 
 def test_bytes_are_those_of_utf8() -> None:
     items = passages({"d": "é漢"}, None)
-    part = run([ByRule("m", total=lambda c, t: -5 * math.log(2))], [perplexity("bits_per_byte", items)]).part("text", "m")
+    part = run([ByRule("m", total=lambda c, t: -5 * math.log(2))], [perplexity("bits_per_byte", items)]).part(
+        "text", "m"
+    )
     assert (part.figure, part.column("target").tolist()) == (pytest.approx(1.0), ["5"])
 
 
@@ -150,7 +152,9 @@ def test_the_windows_are_part_of_what_a_result_depends_on() -> None:
 
 
 def test_perplexity_refuses() -> None:
-    with pytest.raises(InputError, match=r"'accuracy' judges probabilities, and a Perplexity gives loglikelihoods\. Fitting: perpl"):
+    with pytest.raises(
+        InputError, match=r"'accuracy' judges probabilities, and a Perplexity gives loglikelihoods\. Fitting: perpl"
+    ):
         perplexity("accuracy")
     with pytest.raises(InputError, match=r"that of item '1' is empty"):
         run([ByRule("m")], [perplexity(items=Items.of([Passage("", "a"), Passage("a", "")], [1, 0]))])

@@ -84,7 +84,9 @@ def test_records_read_takes_logs_too() -> None:
 def test_metrics_and_filters_can_be_chosen() -> None:
     assert list(figures(records_of_lm_eval(LOGS, metrics=["acc_norm"]))) == ["tiny_choice.acc_norm"]
     assert list(figures(records_of_lm_eval(LOGS, filters=["all"]))) == ["tiny_write.exact_match.all"]
-    with pytest.raises(InputError, match=r"no score of the metrics.*They have the metrics acc, acc_norm, bits_per_byte"):
+    with pytest.raises(
+        InputError, match=r"no score of the metrics.*They have the metrics acc, acc_norm, bits_per_byte"
+    ):
         records_of_lm_eval(LOGS, metrics=["accuracy"])
 
 
@@ -204,7 +206,9 @@ def test_logs_and_tasks_have_the_same_items(offline: Any, include: Path, system:
 
 
 def test_tasks_that_are_refused(offline: Any, include: Path) -> None:
-    with pytest.raises(InputError, match=r"lm-evaluation-harness has no task 'tiny_chioce'\. Did you mean 'tiny_choice'"):
+    with pytest.raises(
+        InputError, match=r"lm-evaluation-harness has no task 'tiny_chioce'\. Did you mean 'tiny_choice'"
+    ):
         lm_eval_tasks("tiny_chioce", include=include)
     with pytest.raises(InputError, match=r"the task has no metric 'f1'\. Valid: acc, acc_norm\. \[task tiny_choice\]"):
         lm_eval_tasks("tiny_choice", include=include, metric="f1")

@@ -105,7 +105,10 @@ def test_failures_show_what_was_said(tmp_path: Path) -> None:
     (tmp_path / "fail.py").write_text("import sys\nsys.exit('no such model here')\n", encoding="utf-8")
     with pytest.raises(RunError, match=r"fail\.py.* failed with 1: no such model here"):
         Score(f"'{PYTHON}' '{tmp_path / 'fail.py'}' {{model}}").records("m")
-    (tmp_path / "slow.py").write_text("import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])\n", encoding="utf-8")
+    (tmp_path / "slow.py").write_text(
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])\n",
+        encoding="utf-8",
+    )
     with pytest.raises(RunError, match=r"took longer than 0\.2 s and was ended"):
         Score(f"'{PYTHON}' '{tmp_path / 'slow.py'}' {{model}}", timeout=0.2).records("m")
     with pytest.raises(InputError, match=r"there is no program 'no-such-program-here'\. No shell is run"):

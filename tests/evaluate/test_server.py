@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
@@ -71,7 +72,14 @@ class Server:
         text = body["messages"][-1]["content"][::-1][: body["max_tokens"]]
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": 5, "completion_tokens": len(text), "total_tokens": 5 + len(text)}
-        return {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice], "usage": usage}
+        return {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "tiny",
+            "choices": [choice],
+            "usage": usage,
+        }
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt = body["prompt"]
@@ -85,7 +93,14 @@ class Server:
                 "text_offset": [0] * len(values),
             }  # fmt: skip
         usage = {"prompt_tokens": len(tokens), "completion_tokens": 1, "total_tokens": len(tokens) + 1}
-        return {"id": "1", "object": "text_completion", "created": 0, "model": "tiny", "choices": [choice], "usage": usage}
+        return {
+            "id": "1",
+            "object": "text_completion",
+            "created": 0,
+            "model": "tiny",
+            "choices": [choice],
+            "usage": usage,
+        }
 
 
 @pytest.fixture
@@ -99,7 +114,11 @@ def server() -> Iterator[tuple[Server, str]]:
             status, headers, content = state.answer(self.path, body)
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(data)),
+                **headers,
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
@@ -114,10 +133,8 @@ def server() -> Iterator[tuple[Server, str]]:
             """Nothing is printed."""
 
         def handle(self) -> None:
-            try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a client that gave up
                 super().handle()
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # a client that gave up
 
     web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     web.daemon_threads = True
@@ -190,7 +207,9 @@ def test_wrong_requests_are_not_tried_again(server: tuple[Server, str]) -> None:
     assert len(state.asked) == 1
 
 
-@pytest.mark.parametrize("garbage", [b"<html>hello</html>", b"{", b"[]", b'{"choices": []}', b'{"choices": [{}]}', b"7"])
+@pytest.mark.parametrize(
+    "garbage", [b"<html>hello</html>", b"{", b"[]", b'{"choices": []}', b'{"choices": [{}]}', b"7"]
+)
 def test_garbage_is_named(server: tuple[Server, str], garbage: bytes) -> None:
     state, url = server
     state.fail = [lambda: (200, {}, garbage)]
@@ -260,7 +279,9 @@ def test_texts_without_context_need_a_start_token(server: tuple[Server, str]) ->
 def test_servers_that_do_not_echo_are_refused(server: tuple[Server, str]) -> None:
     state, url = server
     state.echoes = False
-    with pytest.raises(InputError, match=r"does not give log-probabilities of what it reads.*Serve the model with vLLM"):
+    with pytest.raises(
+        InputError, match=r"does not give log-probabilities of what it reads.*Serve the model with vLLM"
+    ):
         predictor(url).loglikelihoods([("a", "b")])
 
 

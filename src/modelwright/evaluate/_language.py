@@ -13,7 +13,7 @@ import numpy as np
 from modelwright.errors import InputError, RunError, did_you_mean
 from modelwright.evaluate import _named
 from modelwright.evaluate._items import Items
-from modelwright.evaluate._metrics import Scores, metric, near
+from modelwright.evaluate._metrics import Scores, near
 from modelwright.evaluate._predictor import Likelihood, Predictor, Rolling, Sampling, softmax
 from modelwright.evaluate._records import Part
 from modelwright.evaluate._task import Scored, Task

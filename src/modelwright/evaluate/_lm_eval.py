@@ -526,5 +526,3 @@ def _harness_task(label: str, task: Any, metric: str | None, kind: str | None, s
     )
     holder.append(made)
     return made
-
-

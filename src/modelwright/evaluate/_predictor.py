@@ -140,9 +140,7 @@ class Predictor(ABC):
         """Numbers (n,) for n inputs."""
         raise self._cannot("give numbers")
 
-    def loglikelihoods(
-        self, pairs: Sequence[tuple[str, str]], rolling: Rolling | None = None
-    ) -> Sequence[Likelihood]:
+    def loglikelihoods(self, pairs: Sequence[tuple[str, str]], rolling: Rolling | None = None) -> Sequence[Likelihood]:
         """Log-likelihoods of continuations after their contexts; with `rolling`, of texts of any length."""
         raise self._cannot("give likelihoods of texts")
 

@@ -25,7 +25,9 @@ from modelwright.evaluate._metrics import METRICS
 from modelwright.evaluate._records import SUFFIX, Head, Part, Records, read_part, table_of, write_part
 from modelwright.evaluate._task import Scored
 
-_FORMS = 'a number, {"METRIC": NUMBER, ..}, {"items": [{"id": .., "score": ..}, ..]}, or lm-evaluation-harness\'s results'
+_FORMS = (
+    'a number, {"METRIC": NUMBER, ..}, {"items": [{"id": .., "score": ..}, ..]}, or lm-evaluation-harness\'s results'
+)
 _ITEM_KEYS = ("id", "score", "answer", "target", "weight", "slices")
 
 
@@ -268,4 +270,6 @@ def _done(score: Score, label: str, model: str, out: str | Path | None) -> list[
 
 def without_intervals(records: Records) -> list[str]:
     """Tasks whose records are single figures, so that neither intervals nor paired tests can be had."""
-    return [task for task in records.tasks if all(p.head.made.get("score") and len(p.ids) == 1 for p in records.on(task))]
+    return [
+        task for task in records.tasks if all(p.head.made.get("score") and len(p.ids) == 1 for p in records.on(task))
+    ]

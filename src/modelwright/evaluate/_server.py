@@ -70,9 +70,13 @@ class ServerPredictor(Predictor):
             raise InputError(f"timeout must be above 0 seconds, got {self.timeout:g}")
         if self.system and self.api != "chat":
             raise InputError("a system message needs the api 'chat'")
-        if not self.fingerprint:  # of the model's name, not of its weights: those the server does not tell
-            said = "\0".join((self.api, self.model, self.system))
-            self.fingerprint = xxhash.xxh3_128_hexdigest(said.encode())
+        self._settle()
+
+    def _settle(self) -> None:
+        """Label and fingerprint of the model's name: of its weights a server tells nothing."""
+        self.label = self.label or self.model
+        said = "\0".join((self.api, self.model, self.system))
+        self.fingerprint = xxhash.xxh3_128_hexdigest(said.encode())
 
     @cached_property
     def _client(self) -> Any:
@@ -105,6 +109,7 @@ class ServerPredictor(Predictor):
                     f"Say --model NAME, one of {listing(names)}." if names else "Say --model NAME.",
                 )
             self.model = names[0]
+            self._settle()
 
     def remarks(self) -> list[str]:
         """Calls, tries and tokens, and answers that were cut off."""
@@ -151,9 +156,7 @@ class ServerPredictor(Predictor):
 
     # Likelihoods
 
-    def loglikelihoods(
-        self, pairs: Sequence[tuple[str, str]], rolling: Rolling | None = None
-    ) -> Sequence[Likelihood]:
+    def loglikelihoods(self, pairs: Sequence[tuple[str, str]], rolling: Rolling | None = None) -> Sequence[Likelihood]:
         """Log-likelihoods of continuations after their contexts, in the order of the pairs.
 
         Raises:
@@ -254,7 +257,9 @@ class ServerPredictor(Predictor):
 
         where = f"the server {self.url}"
         if isinstance(error, openai.APITimeoutError):
-            return RunError(f"{where} did not answer within {self.timeout:g} s, tried {self.retries + 1} times", resumable=True)
+            return RunError(
+                f"{where} did not answer within {self.timeout:g} s, tried {self.retries + 1} times", resumable=True
+            )
         if isinstance(error, openai.APIConnectionError):
             reason = error.__cause__ or error
             return RunError(f"{where} cannot be reached, tried {self.retries + 1} times: {reason}", resumable=True)
