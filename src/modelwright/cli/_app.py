@@ -149,15 +149,15 @@ def merge(
 
 @app.command("eval")
 def evaluate(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="RECORDS", help="The folder of records.")],
     references: Annotated[
         list[str],
         typer.Argument(metavar="X..", help="Model folders, recipes, checkpoints, module:function; each also LABEL=X."),
-    ],
+    ] = [],  # noqa: B006  # typer copies it
     tasks: Annotated[
         list[str],
         typer.Option("--task", metavar="T", help="A task file, data, or module:function; repeatable."),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="RECORDS", help="The folder of records.")],
+    ] = [],  # noqa: B006
     split: Annotated[str, typer.Option("--split", help="Which items: tune, validation or test.")] = "test",
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Ask only so many items, the same ones for every system.")
@@ -172,6 +172,18 @@ def evaluate(
     restart: Annotated[
         bool, typer.Option("--restart", help="Ask again what was answered, instead of going on.")
     ] = False,
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", metavar="URL", help="Ask the model of an OpenAI-compatible server, such as vLLM."),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="With --backend: which of its models.")] = "",
+    api: Annotated[
+        str, typer.Option("--api", help="With --backend: chat, or completions, which choice tasks take anyway.")
+    ] = "chat",
+    score: Annotated[
+        str | None,
+        typer.Option("--score", metavar="CMD", help="Instead of tasks: a command with {model} in it that prints JSON."),
+    ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -182,7 +194,10 @@ def evaluate(
     """
     from modelwright.cli._eval import Asking, run_eval
 
-    options = Asking(out, split, limit, batch, device, network, metric, restart, plugin)
+    options = Asking(
+        out, split, limit, batch, device, network, metric, restart, plugin,
+        backend=backend, model=model, api=api, score=score,
+    )  # fmt: skip
     run_eval(references, tasks, options, json=json, quiet=quiet)
 
 

@@ -16,11 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from modelwright.cli._merge import size_text
-from modelwright.errors import InputError, RunError, printable
-from modelwright.evaluate import Part, Plan, Records, metric, run, systems, task
+from modelwright.errors import InputError, RunError, listing, printable
+from modelwright.evaluate import Part, Plan, Records, Score, ServerPredictor, metric, run, run_score, systems, task
 from modelwright.evaluate._front import check_splits
 from modelwright.evaluate._records import SUFFIX
+from modelwright.evaluate._score import without_intervals
 from modelwright.evaluate._store import STREAM
+from modelwright.evaluate._systems import labelled
 
 _JSON_VERSION = 1
 
@@ -40,6 +42,10 @@ class Asking:
         restart: Ask again what was answered.
         plugins: Files with further merging methods.
         bar: Whether to show progress on stderr, where that is a terminal.
+        backend: Address of a server that is asked too.
+        model: How the server calls the model.
+        api: `chat` or `completions`.
+        score: A command that judges the models instead.
     """
 
     out: Path | None = None
@@ -52,6 +58,10 @@ class Asking:
     restart: bool = False
     plugins: Sequence[Path] = field(default_factory=tuple)
     bar: bool = True
+    backend: str | None = None
+    model: str = ""
+    api: str = "chat"
+    score: str | None = None
 
 
 def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) -> Records:
@@ -62,8 +72,11 @@ def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) 
         RunError: A system gave answers that are none.
         InterruptedError: Ctrl-C; its text says what is kept.
     """
+    if options.score is not None:
+        return _judged(references, tasks, options)
     if not tasks:
         raise InputError("evaluation needs a task", "Give --task FILE, a task file or data.")
+    far = _server(references, options)
     found = [task(one) for one in tasks]
     if options.metric is not None:
         found = [replace(one, metric=metric(options.metric)) for one in found]
@@ -74,12 +87,65 @@ def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) 
     with AskingBar(enabled=options.bar) as bar:
         try:
             bar.say("loading")
-            asked = systems(references, device=options.device, network=options.network, plugins=options.plugins)
-            return run(asked, found, options.out, replace(plan, progress=bar.update))
+            for one in far:
+                one.check()
+            near = references and systems(
+                references, device=options.device, network=options.network, plugins=options.plugins
+            )
+            asked = [*near, *far]
+            records = run(asked, found, options.out, replace(plan, progress=bar.update))
+            if options.bar:
+                _say([text for one in asked for text in one.remarks()])
+            return records
         except KeyboardInterrupt:
             raise InterruptedError(_kept(options.out) or "Nothing was kept.") from None
         except RunError as error:
             raise RunError(f"{error}. {_kept(options.out)}".rstrip(), resumable=error.resumable) from error
+
+
+def _server(references: Sequence[str], options: Asking) -> list[ServerPredictor]:
+    """The model behind a server, if one is named."""
+    if options.backend is None:
+        if options.model or options.api != "chat":
+            raise InputError("--model and --api are for a server", "Say which: --backend URL.")
+        if not references:
+            raise InputError("evaluation needs a model", "Give folders, recipes or functions, or --backend URL.")
+        return []
+    return [ServerPredictor(options.model, url=options.backend, model=options.model, api=options.api)]  # type: ignore[reportArgumentType]
+
+
+def _judged(references: Sequence[str], tasks: Sequence[str], options: Asking) -> Records:
+    """The records of a command's judgement."""
+    said = {
+        "--task": tasks, "--backend": options.backend, "--metric": options.metric, "--limit": options.limit,
+        "--network": options.network,
+    }  # fmt: skip
+    wrong = [name for name, value in said.items() if value]
+    if wrong:
+        raise InputError(
+            f"{wrong[0]} says nothing to a command that judges by itself", f"Leave out {wrong[0]} or --score."
+        )
+    models: dict[str, str] = {}
+    for one in references:
+        label, model = labelled(one)
+        label = label or Path(model).name or model
+        if label in models:
+            raise InputError(f"two models are called '{label}'", "Give each a label of its own: LABEL=MODEL.")
+        models[label] = model
+    try:
+        records = run_score(Score(options.score or ""), models, options.out, restart=options.restart)
+    except KeyboardInterrupt:
+        raise InterruptedError("Models that were judged are not judged again.") from None
+    if options.bar and (single := without_intervals(records)):
+        _say([f"{listing(single, 5)}: single figures, so neither intervals nor paired tests can be had"])
+    return records
+
+
+def _say(texts: Sequence[str]) -> None:
+    """Remarks on stderr."""
+    console = Console(stderr=True)
+    for text in texts:
+        console.print(printable(text), style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _kept(out: Path | None) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from modelwright.errors import InputError, RunError
+from modelwright.evaluate._heads import _from_folder, _loaded
 from modelwright.evaluate._predictor import (
     Generated,
     Likelihood,
@@ -25,6 +26,7 @@ from modelwright.evaluate._predictor import (
     needs,
     state_hash,
 )
+from modelwright.evaluate._weights import Weights
 
 #: Most logits of a batch: 1 GiB in float32.
 _MOST_LOGITS = 2**28
@@ -130,7 +132,7 @@ class CausalPredictor(Predictor):
             raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got '{dtype}'")
         if not (folder / "config.json").is_file():
             raise InputError("not a folder of a transformers model: it has no config.json", where=str(folder))
-        if not [path for path in folder.iterdir() if _TOKENIZER.search(path.name)]:
+        if not _has_tokenizer(folder):
             raise InputError(
                 "there is no tokenizer in the folder", "Put the model's tokenizer files beside it.", str(folder)
             )
@@ -448,3 +450,21 @@ class _Writing:
             self._model._counts["ended"] += 1
             text = self._decoded(self._written[row])
         return Generated(text, len(self._reads[row]), len(self._written[row]))
+
+
+def causal_head(weights: Weights) -> Predictor:
+    """A `..ForCausalLM`, merged or not, with the tokenizer beside it.
+
+    Raises:
+        InputError: There is no tokenizer, or the weights are of something else.
+    """
+    if weights.folder is None or not _has_tokenizer(weights.folder):
+        where = str(weights.folder or weights.label)
+        raise InputError("there is no tokenizer beside the model", "It reads texts: copy tokenizer.json there.", where)
+    transformers = needs("transformers", "evaluating a language model", "torch")
+    tokenizer = _from_folder(transformers, transformers.AutoTokenizer, weights.folder)
+    return CausalPredictor(weights.label, module=_loaded(weights)[0], tokenizer=tokenizer, device=weights.device)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(_TOKENIZER.search(path.name) for path in folder.iterdir())

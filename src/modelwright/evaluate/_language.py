@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from importlib import import_module
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from modelwright.errors import InputError, RunError, did_you_mean
+from modelwright.evaluate import _named
 from modelwright.evaluate._items import Items
 from modelwright.evaluate._metrics import Scores, near
 from modelwright.evaluate._predictor import Likelihood, Predictor, Rolling, Sampling, softmax
@@ -71,10 +71,6 @@ class Perplexity(Task):
 
     rolling: Rolling = field(default_factory=Rolling)
     asks: str = "loglikelihoods"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _must_be_one_of("the metric of a perplexity task", self.metric.name, ("perplexity", "bits_per_byte"))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -182,7 +178,7 @@ class Choice(Task):
     delimiter: str = " "
     unconditional: str = ""
     choices: int | None = None
-    asks: str = "loglikelihoods"
+    asks: str = "probabilities"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -280,7 +276,8 @@ class Generation(Task):
             matches nothing is an empty answer, and scores as one.
         which: Which of several matches is the answer.
         tolerance: For `number_match`: the largest difference, as a share of the larger of 1 and the target.
-        function: For `custom`: `module:name` of a function from (answer, targets) to a score, the higher the better.
+        function: For `custom`: `module:name` or `file.py:name` of a function from (answer, targets) to a score, the higher
+            the better; targets are a tuple of texts.
 
     Raises:
         InputError: The metric is another one, the expression is none, or the function cannot be found.
@@ -295,8 +292,6 @@ class Generation(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.metric.asks != "texts":
-            raise InputError(f"the metric '{self.metric.name}' judges {self.metric.asks}, and generation gives texts")
         if self.tolerance < 0:
             raise InputError(f"tolerance must be at least 0, got {self.tolerance}")
         _must_be_one_of("which", self.which, ("first", "last"))
@@ -307,13 +302,14 @@ class Generation(Task):
         except re.error as error:
             raise InputError(f"extract must be a regular expression, got {self.extract!r}: {error}") from error
         if self.function is not None:
-            function_of(self.function)
+            _named.function(self.function)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What, beside the items, the score depends on."""
         own = {name: getattr(self, name) for name in ("extract", "which", "tolerance", "function")}
-        return {**super().settings, **own, "sampling": str(self.sampling)}
+        code = "" if self.function is None else _named.source_hash(_named.function(self.function))
+        return {**super().settings, **own, "code": code, "sampling": str(self.sampling)}
 
     def check(self, items: Items, split: str) -> None:
         """Prompts must be texts, and targets texts, at least one an item."""
@@ -359,9 +355,9 @@ class Generation(Task):
     @cached_property
     def _judge(self) -> Scores:
         if self.function is not None:
-            function = function_of(self.function)
+            name, function = self.function, _named.function(self.function)
             return lambda answers, targets: np.array(
-                [float(function(a, t)) for a, t in zip(answers, targets, strict=True)], dtype=np.float64
+                [_named.guarded(name, function, a, t) for a, t in zip(answers, targets, strict=True)], dtype=np.float64
             )
         if self.metric.name == "number_match":
             judge = partial(near, tolerance=self.tolerance)
@@ -373,21 +369,3 @@ class Generation(Task):
 
 def _accepted(target: Any) -> tuple[Any, ...]:
     return tuple(target) if isinstance(target, (tuple, list)) else (target,)
-
-
-def function_of(name: str) -> Callable[..., Any]:
-    """The function that `module:name` means.
-
-    Raises:
-        InputError: There is no such module or function.
-    """
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise InputError(f"a function is written as module:name, got '{name}'")
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"cannot find the function '{name}': {error}", "It must be importable from here.") from error
-    if not callable(found):
-        raise InputError(f"'{name}' is a {type(found).__name__}, not a function")
-    return found

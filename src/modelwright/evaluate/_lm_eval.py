@@ -389,7 +389,6 @@ class HarnessTask(Task):
     harness: Any = field(repr=False)
     scored_by: str
     filtered_by: str = "none"
-    asks: str = "harness"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -400,8 +399,7 @@ class HarnessTask(Task):
     @cached_property
     def _instances(self) -> dict[int, list[Any]]:
         """All requests of each document, in their order."""
-        if not self.harness.instances:
-            self.harness.build_all_requests(rank=0, world_size=1)
+        self.harness.build_all_requests(rank=0, world_size=1)
         found: dict[int, list[Any]] = defaultdict(list)
         for instance in self.harness.instances:
             found[instance.doc_id].append(instance)
@@ -490,9 +488,12 @@ def lm_eval_tasks(
     name = name.removeprefix("lm-eval:")
     if shots is not None and shots < 0:
         raise InputError(f"shots must be at least 0, got {shots}")
-    manager = TaskManager(include_path=None if include is None else str(include))
-    known = [*manager.all_tasks]
-    if name not in known:
+    # Of the harness's own task files there are thousands, and reading them takes a while.
+    manager = TaskManager(include_path=None if include is None else str(include), include_defaults=include is None)
+    if name not in manager.all_tasks and include is not None:
+        manager = TaskManager(include_path=str(include))
+    if name not in manager.all_tasks:
+        known = list(manager.all_tasks)
         raise InputError(f"lm-evaluation-harness has no task '{name}'", did_you_mean(name, known, most=5))
     try:
         found = manager.load([name])["tasks"]

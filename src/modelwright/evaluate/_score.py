@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -108,24 +111,21 @@ class Score:
 
     def _printed(self, words: Sequence[str]) -> Any:
         try:
-            done = subprocess.run(
-                words, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=self.timeout,
-                check=False, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+            code, out, err = _ran(words, self.timeout)
         except FileNotFoundError as error:
             raise InputError(f"there is no program '{words[0]}'", "No shell is run: write a program's name.") from error
         except OSError as error:
             raise InputError(f"cannot run '{words[0]}': {error}") from error
         except subprocess.TimeoutExpired as error:
             raise RunError(f"'{shlex.join(words)}' took longer than {self.timeout:g} s and was ended") from error
-        if done.returncode:
-            raise RunError(f"'{shlex.join(words)}' failed with {done.returncode}: {_end(done.stderr or done.stdout)}")
-        for text in (done.stdout, (done.stdout.strip().splitlines() or [""])[-1]):
+        if code:
+            raise RunError(f"'{shlex.join(words)}' failed with {code}: {_end(err or out)}")
+        for text in (out, (out.strip().splitlines() or [""])[-1]):
             try:
                 return json.loads(text)
             except ValueError:
                 continue
-        raise RunError(f"'{shlex.join(words)}' must print {_FORMS}, and printed: {_end(done.stdout) or 'nothing'}")
+        raise RunError(f"'{shlex.join(words)}' must print {_FORMS}, and printed: {_end(out) or 'nothing'}")
 
     def _scores(self, found: Any) -> list[tuple[str, str, Items, Scored]]:
         if isinstance(found, Mapping) and "items" in found:
@@ -194,6 +194,19 @@ class Score:
         answers = [str(row.get("answer", row["score"])) for row in rows]
         metric = self._metric(str(found.get("metric", "")), found.get("lower_is_better"))
         return self.name, metric, items, Scored(answers, targets, np.array(scores), np.array(weights))
+
+
+def _ran(words: Sequence[str], timeout: float | None) -> tuple[int, str, str]:
+    """Exit code, output and errors. Whatever ends the waiting ends the command too, with all that it has started."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, start_new_session=True, encoding="utf-8", errors="replace", **streams) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, out, err
 
 
 def _end(text: str, most: int = 1500) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,7 +57,6 @@ class ServerPredictor(Predictor):
     key: str | None = field(default=None, kw_only=True, repr=False)
     _counts: Counter[str] = field(default_factory=Counter, init=False, repr=False)
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False)
-    _lengths: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -71,9 +70,13 @@ class ServerPredictor(Predictor):
             raise InputError(f"timeout must be above 0 seconds, got {self.timeout:g}")
         if self.system and self.api != "chat":
             raise InputError("a system message needs the api 'chat'")
-        if not self.fingerprint:  # of the model's name, not of its weights: those the server does not tell
-            said = "\0".join((self.api, self.model, self.system))
-            self.fingerprint = xxhash.xxh3_128_hexdigest(said.encode())
+        self._settle()
+
+    def _settle(self) -> None:
+        """Label and fingerprint of the model's name: of its weights a server tells nothing."""
+        self.label = self.label or self.model
+        said = "\0".join((self.api, self.model, self.system))
+        self.fingerprint = xxhash.xxh3_128_hexdigest(said.encode())
 
     @cached_property
     def _client(self) -> Any:
@@ -106,6 +109,7 @@ class ServerPredictor(Predictor):
                     f"Say --model NAME, one of {listing(names)}." if names else "Say --model NAME.",
                 )
             self.model = names[0]
+            self._settle()
 
     def remarks(self) -> list[str]:
         """Calls, tries and tokens, and answers that were cut off."""
@@ -140,8 +144,10 @@ class ServerPredictor(Predictor):
         else:
             answer, calls = self._asked(self._client.completions, prompt=prompt, **settings)
         choice = self._choice(answer)
-        text = choice.message.content if self.api == "chat" else choice.text
-        text = text or ""
+        said = choice.message if self.api == "chat" else choice
+        if said is None:
+            raise self._garbage(answer)
+        text = (said.content if self.api == "chat" else said.text) or ""
         # A server that does not know stop gives all it has.
         ends = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
         self._count(ended=choice.finish_reason == "length" and not ends)
@@ -163,10 +169,9 @@ class ServerPredictor(Predictor):
                 "Leave length and stride out and choose the size of passages, or evaluate the model's folder.",
             )
         pairs = [self._moved(c, t) if rolling is None else (c, t) for c, t in pairs]
-        contexts = [c for c in dict.fromkeys(c for c, _ in pairs) if c and c not in self._lengths]
-        for context, length in zip(contexts, self._each(self._length, contexts), strict=True):
-            self._lengths[context] = length
-        return self._each(self._likelihood, pairs)
+        contexts = [c for c in dict.fromkeys(c for c, _ in pairs) if c]
+        lengths = dict(zip(contexts, self._each(self._length, contexts), strict=True))
+        return self._each(lambda pair: self._likelihood(pair, lengths), pairs)
 
     @staticmethod
     def _moved(context: str, text: str) -> tuple[str, str]:
@@ -193,10 +198,10 @@ class ServerPredictor(Predictor):
             )
         return said, read, calls
 
-    def _likelihood(self, pair: tuple[str, str]) -> Likelihood:
+    def _likelihood(self, pair: tuple[str, str], lengths: Mapping[str, int]) -> Likelihood:
         context, text = pair
         said, read, calls = self._echoed(context + text)
-        start = self._lengths[context] if context else self._first(said, text, read)
+        start = lengths[context] if context else self._first(said, text, read)
         values = said.token_logprobs[start:read]
         if not values or any(not isinstance(v, (int, float)) for v in values):
             raise RunError(f"'{self.label}' gave no log-probability for a token of {text[:60]!r}")
@@ -263,16 +268,16 @@ class ServerPredictor(Predictor):
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
                 return RunError(f"{said} (tried {self.retries + 1} times)", resumable=True)
             return InputError(said)
-        return RunError(f"{where} answered what is not its protocol: {str(error)[:500]}")
+        return self._garbage(error)
 
     def _choice(self, answer: Any) -> Any:
         choices = getattr(answer, "choices", None)
-        choice = choices[0] if choices else None
-        if choice is None or not hasattr(
-            choice, "message" if self.api == "chat" and not hasattr(choice, "text") else "text"
-        ):
-            raise RunError(f"the server {self.url} answered what is not its protocol: {str(answer)[:500]}")
-        return choice
+        if not choices:
+            raise self._garbage(answer)
+        return choices[0]
+
+    def _garbage(self, found: Any) -> RunError:
+        return RunError(f"the server {self.url} answered what is not its protocol: {str(found)[:500]}")
 
     @staticmethod
     def _usage(answer: Any) -> tuple[int, int]:

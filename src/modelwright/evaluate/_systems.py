@@ -16,6 +16,7 @@ from modelwright.api import Job, open as open_checkpoint, registry
 from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError, listing
 from modelwright.evaluate import _named
+from modelwright.evaluate._causal import causal_head
 from modelwright.evaluate._heads import image_head, text_head
 from modelwright.evaluate._predictor import (
     EstimatorPredictor,
@@ -36,6 +37,8 @@ _RECIPES = (".yml", ".yaml")
 ARCHITECTURES: dict[str, Callable[[Weights], Predictor]] = {
     "ForImageClassification": image_head,
     "ForSequenceClassification": text_head,
+    "ForCausalLM": causal_head,
+    "LMHeadModel": causal_head,
 }
 
 

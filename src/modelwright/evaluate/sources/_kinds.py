@@ -12,6 +12,7 @@ import numpy as np
 from modelwright.errors import InputError
 from modelwright.evaluate._metrics import metric
 from modelwright.evaluate._task import Classification, Regression, Task
+from modelwright.evaluate.sources import _language
 from modelwright.evaluate.sources._data import data_of
 from modelwright.evaluate.sources._rows import Rows, class_names, divide, indices, rows_of
 from modelwright.evaluate.sources._settings import DataSettings, Settings
@@ -66,4 +67,8 @@ def _label(rows: dict[str, Rows]) -> str:
 KINDS: dict[str, Kind] = {
     "classification": Kind(DataSettings, _classification),
     "regression": Kind(DataSettings, _regression),
+    "perplexity": Kind(_language.PerplexitySettings, _language.perplexity),
+    "choice": Kind(_language.ChoiceSettings, _language.choice),
+    "generation": Kind(_language.GenerationSettings, _language.generation),
+    "lm-eval": Kind(_language.HarnessSettings, _language.harness),
 }

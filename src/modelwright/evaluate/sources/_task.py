@@ -13,6 +13,7 @@ from modelwright.errors import InputError, did_you_mean
 from modelwright.evaluate._named import called, is_named
 from modelwright.evaluate._task import Task
 from modelwright.evaluate.sources._kinds import KINDS
+from modelwright.evaluate.sources._language import TEXTS
 from modelwright.evaluate.sources._settings import instead
 from modelwright.recipe import Lines, load as read_yaml, problems
 
@@ -22,7 +23,7 @@ def task(reference: Any, **options: Any) -> Task:
 
     Args:
         reference: A task file (`.yml`); data: `.npz`, `.csv`, `.jsonl` (both also `.gz`), a folder of images, a folder
-            of a `datasets` data set; `module:function` or `file.py:function`, which returns a `Task` or data; a
+            of a `datasets` data set; a text (`.txt`), for perplexity; `lm-eval:NAME`, a task of lm-evaluation-harness; `module:function` or `file.py:function`, which returns a `Task` or data; a
             `datasets` data set, `Items`, `(inputs, targets)`, or a mapping of these by split; or a `Task`.
         **options: The keys of a task file, such as `kind`, `metric`, `columns`, `splits`, `preprocessing`; of a task file
             they override what it says.
@@ -46,6 +47,10 @@ def task(reference: Any, **options: Any) -> Task:
     text = str(reference)
     if text.endswith((".yml", ".yaml")):
         return _from_file(Path(text).expanduser(), options)
+    if text.startswith("lm-eval:"):
+        return _built({"kind": "lm-eval", "data": text, **options}, Lines(), Path(), text)
+    if text.lower().endswith(TEXTS):
+        options = {"kind": "perplexity", **options}
     if is_named(text):
         made = called(text)
         name = text.rpartition(":")[2].replace(".", "_")
