@@ -173,6 +173,7 @@ def test_a_browser_shows_it(page: str, dark: bool, tmp_path: Path) -> None:
     shot = tmp_path / "shot.png"
     command = [
         str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=900,3000",
+        "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
         f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}",
         *(["--blink-settings=preferredColorScheme=0"] if dark else []), (tmp_path / "page.html").as_uri(),
     ]  # fmt: skip

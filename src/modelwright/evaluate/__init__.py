@@ -1,8 +1,22 @@
 """Tasks, the systems under test, and paired records of what they answered."""
 
+from modelwright.evaluate._calibration import (
+    Bin as Bin,
+    Calibration as Calibration,
+    Convention as Convention,
+    Flips as Flips,
+    calibration as calibration,
+    calibration_error as calibration_error,
+    negative_flips as negative_flips,
+    reliability as reliability,
+)
 from modelwright.evaluate._causal import CausalPredictor as CausalPredictor
+from modelwright.evaluate._compare import compare as compare
+from modelwright.evaluate._comparison import Answer as Answer, Comparison as Comparison, Mean as Mean, Row as Row
+from modelwright.evaluate._ensemble import with_ensemble as with_ensemble
 from modelwright.evaluate._front import eval as eval
 from modelwright.evaluate._items import SPLITS as SPLITS, Items as Items, Split as Split, Splits as Splits
+from modelwright.evaluate._kinds import KINDS as KINDS, Cost as Cost, Kind as Kind, Price as Price
 from modelwright.evaluate._language import (
     NORMALISATIONS as NORMALISATIONS,
     Choice as Choice,
@@ -43,6 +57,7 @@ from modelwright.evaluate._soup import (
     greedy_soup as greedy_soup,
     validation_score as validation_score,
 )
+from modelwright.evaluate._statistics import Interval as Interval, holm as holm, mcnemar as mcnemar, pareto as pareto
 from modelwright.evaluate._systems import ARCHITECTURES as ARCHITECTURES, systems as systems
 from modelwright.evaluate._task import (
     Classification as Classification,
