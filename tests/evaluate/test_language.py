@@ -235,8 +235,8 @@ def test_ties_go_to_the_first_and_the_delimiter_is_asked_for() -> None:
     [
         (("q", ("a",), 0), {}, r"several choices are needed, got 1\. \[test, item '0'\]"),
         (("q", ("a", "b", "c"), 0), {"choices": 2}, "2 choices are needed, got 3"),
-        (("q", ("a", "a"), 0), {}, r"choices must be different texts and not empty, got \['a', 'a'\]"),
-        (("q", ("a", ""), 0), {}, "choices must be different texts and not empty"),
+        (("q", ("a", "a"), 0), {}, r"the right choice must be there once, got 'a' more than once\. Leave the item out"),
+        (("q", ("a", ""), 0), {}, r"choices must not be empty, got \['a', ''\]"),
         (("q", ("a", "b"), 2), {}, r"the answer must be in \[0, 1\] for 2 choices, got 2\. Positions count from 0"),
         (("q", ("a", "b"), -1), {}, r"the answer must be in \[0, 1\]"),
         (("q", ("a", "b"), True), {}, "the answer must be the position of a choice, got True"),

@@ -197,19 +197,25 @@ class Choice(Task):
         return {**super().settings, **own}
 
     def check(self, items: Items, split: str) -> None:
-        """Choices must be several different texts, and the answer one of their positions."""
+        """Choices must be several texts, and the answer the position of one that is there once."""
         for name, (_, choices), target in zip(items.ids, items.inputs, items.targets, strict=True):
             where = f"{split}, item '{name}'"
             if len(choices) < 2 or (self.choices is not None and len(choices) != self.choices):
                 raise InputError(f"{self.choices or 'several'} choices are needed, got {len(choices)}", where=where)
-            if len(set(choices)) < len(choices) or "" in choices:
-                raise InputError(f"choices must be different texts and not empty, got {list(choices)}", where=where)
+            if "" in choices:
+                raise InputError(f"choices must not be empty, got {list(choices)}", where=where)
             if isinstance(target, bool) or not isinstance(target, (int, np.integer)):
                 raise InputError(f"the answer must be the position of a choice, got {target!r}", where=where)
             if not 0 <= target < len(choices):
                 raise InputError(
                     f"the answer must be in [0, {len(choices) - 1}] for {len(choices)} choices, got {target}",
                     "Positions count from 0.",
+                    where,
+                )
+            if choices.count(choices[target]) > 1:
+                raise InputError(
+                    f"the right choice must be there once, got {choices[target]!r} more than once",
+                    "Leave the item out; a task file does with ambiguous: drop.",
                     where,
                 )
 

@@ -315,11 +315,15 @@ def harness_model(predictor: Predictor) -> Any:
     return _model_class()(predictor)
 
 
-def _model_class() -> type[Any]:
-    needs("lm_eval", "tasks of lm-evaluation-harness", "lm-eval")
-    from lm_eval.api.model import LM
+def _harness(module: str) -> Any:
+    """A module of the harness."""
+    return needs(f"lm_eval.{module}", "tasks of lm-evaluation-harness", "lm-eval")
 
-    class Model(LM):
+
+def _model_class() -> type[Any]:
+    base: Any = _harness("api.model").LM
+
+    class Model(base):
         """Asks a predictor."""
 
         def __init__(self, predictor: Predictor):
@@ -456,9 +460,8 @@ class HarnessTask(Task):
 
 
 def _doc_hash(doc: Any) -> str:
-    from lm_eval.utils import handle_non_serializable, hash_string
-
-    return hash_string(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False))
+    utils = _harness("utils")
+    return utils.hash_string(json.dumps(doc, indent=2, default=utils.handle_non_serializable, ensure_ascii=False))
 
 
 def lm_eval_tasks(
@@ -482,16 +485,14 @@ def lm_eval_tasks(
         MissingExtraError: lm-eval is not installed.
         InputError: There is no such task, metric or filter, its data are not at hand, or a setting is out of range.
     """
-    needs("lm_eval", "tasks of lm-evaluation-harness", "lm-eval")
-    from lm_eval.tasks import TaskManager
-
+    manager_of = _harness("tasks").TaskManager
     name = name.removeprefix("lm-eval:")
     if shots is not None and shots < 0:
         raise InputError(f"shots must be at least 0, got {shots}")
     # Of the harness's own task files there are thousands, and reading them takes a while.
-    manager = TaskManager(include_path=None if include is None else str(include), include_defaults=include is None)
+    manager = manager_of(include_path=None if include is None else str(include), include_defaults=include is None)
     if name not in manager.all_tasks and include is not None:
-        manager = TaskManager(include_path=str(include))
+        manager = manager_of(include_path=str(include))
     if name not in manager.all_tasks:
         known = list(manager.all_tasks)
         raise InputError(f"lm-evaluation-harness has no task '{name}'", did_you_mean(name, known, most=5))
@@ -510,19 +511,19 @@ def _harness_task(label: str, task: Any, metric: str | None, kind: str | None, s
         task.set_config(key="num_fewshot", value=shots or 0)
     task.set_fewshot_seed(seed=1234)  # the harness's own default
     metrics, kinds = list(task.aggregation()), [ensemble.name for ensemble in task._filters]
-    metric, kind = metric or metrics[0], kind or kinds[0]
-    for what, wanted, known in (("metric", metric, metrics), ("filter", kind, kinds)):
+    scored_by, filtered_by = metric or metrics[0], kind or kinds[0]
+    for what, wanted, known in (("metric", scored_by, metrics), ("filter", filtered_by, kinds)):
         if wanted not in known:
             raise InputError(f"the task has no {what} '{wanted}'", did_you_mean(wanted, known), f"task {label}")
-    better = task.higher_is_better().get(metric)
+    better = task.higher_is_better().get(scored_by)
     holder: list[HarnessTask] = []
     made = HarnessTask(
-        name=_task_name(label, metric, kind),
+        name=_task_name(label, scored_by, filtered_by),
         splits=Splits({"test": lambda: holder[0].documents()}),
-        metric=metric_of(_metric_name(metric, better)),
+        metric=metric_of(_metric_name(scored_by, better)),
         harness=task,
-        scored_by=metric,
-        filtered_by=kind,
+        scored_by=scored_by,
+        filtered_by=filtered_by,
     )
     holder.append(made)
     return made

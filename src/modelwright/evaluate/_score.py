@@ -198,8 +198,10 @@ class Score:
 
 def _ran(words: Sequence[str], timeout: float | None) -> tuple[int, str, str]:
     """Exit code, output and errors. Whatever ends the waiting ends the command too, with all that it has started."""
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(words, start_new_session=True, encoding="utf-8", errors="replace", **streams) as process:
+    with subprocess.Popen(
+        words, start_new_session=True, encoding="utf-8", errors="replace",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
         try:
             out, err = process.communicate(timeout=timeout)
         except BaseException:

@@ -90,6 +90,7 @@ class ChoiceSettings(ShotSettings):
         choices: The column with a list of choices, or a list of templates.
         answer: The column with the position of the right choice, counted from 0, or with its text; or a position that
             holds for all rows.
+        ambiguous: What happens to rows whose right choice is there more than once.
         normalisation: How log-likelihoods are made comparable.
         delimiter: What stands between context and choice.
         unconditional: With `normalisation: unconditional`: the context that does not ask.
@@ -98,6 +99,7 @@ class ChoiceSettings(ShotSettings):
     context: str = "{{ context }}"
     choices: str | list[str] = "choices"
     answer: str | int = "answer"
+    ambiguous: Literal["error", "drop"] = "error"
     normalisation: Normalisation = "none"
     delimiter: str = " "
     unconditional: str = ""
@@ -108,7 +110,7 @@ class GenerationSettings(ShotSettings):
 
     Attributes:
         prompt: A template of what the model continues or answers.
-        target: A template of the right answer, or the column with a list of several; for examples the first is shown.
+        target: The column with the right answer, or with a list of several, of which examples show the first; or a template.
         shown: A template of what an example shows as its answer; default the target.
         max_tokens: Most tokens of an answer.
         stop: Texts at which it ends.
@@ -120,7 +122,7 @@ class GenerationSettings(ShotSettings):
     """
 
     prompt: str = "{{ prompt }}"
-    target: str = "{{ target }}"
+    target: str = "target"
     shown: str | None = None
     max_tokens: _Positive = 256
     stop: Names = Field(default_factory=list)
@@ -221,7 +223,7 @@ class _Whole:
 def _splits(
     settings: RowSettings, data: Data, read: Callable[[Table], tuple[list[Any], list[Any]]]
 ) -> tuple[Splits, dict[str, Rows]]:
-    """The rows of each split, read into inputs and targets."""
+    """The rows of each split, read into inputs and targets; rows whose target is None are left out."""
     whole = cast(Any, _Whole(settings))
     wanted = dict.fromkeys(own_splits(data, whole).values())
     rows: dict[str, Rows] = {}
@@ -229,11 +231,16 @@ def _splits(
     for name in wanted:
         table = data.parts[name]
         inputs, found = read(table)
-        if not inputs:
+        kept = [i for i, target in enumerate(found) if target is not None]
+        if not kept:
             raise InputError("the data are empty: a task needs items", where=table.label)
-        slices = {key: [str(v) for v in _plain(table.column(key))] for key in settings.slices}
-        rows[name] = Rows(_ids(settings, name, table), inputs, found, slices, table)
-        targets[name] = _objects(found)
+
+        def some(values: Sequence[Any], kept: Sequence[int] = kept) -> list[Any]:
+            return [values[i] for i in kept]
+
+        slices = {key: some([str(v) for v in _plain(table.column(key))]) for key in settings.slices}
+        rows[name] = Rows(some(_ids(settings, name, table)), some(inputs), some(found), slices, table)
+        targets[name] = _objects(some(found))
     return divide(rows, targets, data, whole, classes=()), rows
 
 
@@ -362,7 +369,10 @@ def choice(settings: ChoiceSettings, folder: Path) -> Task:
         else:
             found = list(zip(*(template.rendered(table) for template in templates), strict=True))
         questions = [Question(c, choices) for c, choices in zip(context.rendered(table), found, strict=True)]
-        return questions, _answers(settings.answer, found, table)
+        answers = _answers(settings.answer, found, table)
+        if settings.ambiguous == "drop":
+            answers = [None if _twice(mine, answer) else answer for mine, answer in zip(found, answers, strict=True)]
+        return questions, answers
 
     splits, rows = _splits(settings, data, read)
     counts = {len(question.choices) for part in rows.values() for question in part.inputs}
@@ -381,6 +391,10 @@ def choice(settings: ChoiceSettings, folder: Path) -> Task:
         unconditional=settings.unconditional,
         choices=counts.pop() if len(counts) == 1 else None,
     )
+
+
+def _twice(choices: Sequence[str], answer: Any) -> bool:
+    return isinstance(answer, int) and 0 <= answer < len(choices) and choices.count(choices[answer]) > 1
 
 
 def _listed(value: Any, name: str, table: Table, i: int) -> tuple[str, ...]:
@@ -410,7 +424,7 @@ def generation(settings: GenerationSettings, folder: Path) -> Task:
     shown = Template(settings.shown, "shown") if settings.shown is not None else None
 
     def read(table: Table) -> tuple[list[Any], list[Any]]:
-        if settings.target in table.columns:
+        if "{" not in settings.target:
             values = _plain(table.column(settings.target))
             targets = [_accepted(value, settings.target, table, i) for i, value in enumerate(values)]
         else:
