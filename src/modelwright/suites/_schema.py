@@ -287,9 +287,7 @@ def parse(said: Mapping[str, Any], lines: Lines) -> SuiteFile:
     """
     kind = str(said.get("kind"))
     if kind not in KINDS:
-        raise InputError(
-            f"kind: no suite is of the kind '{kind}'", did_you_mean(kind, KINDS), lines.where(("kind",))
-        )
+        raise InputError(f"kind: no suite is of the kind '{kind}'", did_you_mean(kind, KINDS), lines.where(("kind",)))
     try:
         return KINDS[kind].model_validate(said)
     except ValidationError as error:
