@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from modelwright.train._pixels import centred
+from modelwright.train._pixels import standardised
 
 
 class CnnConfig(BaseModel):
@@ -53,7 +53,7 @@ class CNN(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (n, hidden_size) of images (n, side, side, channels), uint8 in [0, 255] or floats in [0, 1]."""
-        values = centred(pixels)
+        values = standardised(pixels)
         for layer in self.layers:
             values = layer(values)
         return values.mean(dim=(2, 3))

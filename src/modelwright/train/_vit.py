@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from modelwright.train._pixels import centred
+from modelwright.train._pixels import standardised
 
 
 class VitConfig(BaseModel):
@@ -55,7 +55,7 @@ class ViT(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (n, hidden_size) of images (n, side, side, channels), uint8 in [0, 255] or floats in [0, 1]."""
-        images, side = centred(pixels), self.config.patch_size
+        images, side = standardised(pixels), self.config.patch_size
         patches = nn.functional.unfold(images, side, stride=side).transpose(1, 2)
         values = self.patch(patches) + self.position
         for layer in self.layers:
