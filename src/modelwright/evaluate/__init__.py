@@ -16,7 +16,7 @@ from modelwright.evaluate._comparison import Answer as Answer, Comparison as Com
 from modelwright.evaluate._ensemble import with_ensemble as with_ensemble
 from modelwright.evaluate._front import eval as eval
 from modelwright.evaluate._items import SPLITS as SPLITS, Items as Items, Split as Split, Splits as Splits
-from modelwright.evaluate._kinds import KINDS as KINDS, Cost as Cost, Kind as Kind, Price as Price
+from modelwright.evaluate._kinds import KINDS as SYSTEM_KINDS, Cost as Cost, Kind as SystemKind, Price as Price
 from modelwright.evaluate._language import (
     NORMALISATIONS as NORMALISATIONS,
     Choice as Choice,
