@@ -1,4 +1,4 @@
-# make install | demo | test | test-all | lint | types | bench | docs
+# make install | demo | test | test-all | lint | types | bench | zoo | docs
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: install demo test test-all lint types bench docs clean
+.PHONY: install demo test test-all lint types bench zoo docs clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml Makefile
@@ -37,6 +37,10 @@ types: install
 # make bench PEER=/path/to/python BENCH="--size 0.1B"
 bench: install
 	$(BIN)/python -m benchmarks.merge $(if $(PEER),--peer $(PEER)) $(BENCH)
+
+# make zoo ZOO="--suite digits --seeds 1"
+zoo: install
+	$(BIN)/python -m benchmarks.zoo $(ZOO)
 
 docs: install
 	$(BIN)/python docs/generate.py

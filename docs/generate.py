@@ -1,4 +1,4 @@
-"""Write what the methods' records say: docs/methods/, the navigation in mkdocs.yml and the table in README.md.
+"""Write what records say: docs/methods/, the navigation in mkdocs.yml, the table in README.md, what studies measured.
 
 python docs/generate.py            write
 python docs/generate.py --check    write nothing; exit 1 and name the files that are stale
@@ -17,9 +17,13 @@ from typing import Any
 from modelwright.api import registry
 from modelwright.cli._methods import describe, models_text
 from modelwright.methods import LAWS, Method
+from modelwright.studies import Interval, Part
+from modelwright.studies._text import STATEMENT, shown as text_of, statements
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("first", "second", "third")
+#: Around what is generated in pages that hold more than that.
+OUTCOME = ("<!-- outcome: made by docs/generate.py from the .json files beside -->", "<!-- /outcome -->")
 NO_BASE = {"required": "required", "optional": "optional", "ignored": "none"}
 
 
@@ -32,7 +36,7 @@ def files() -> dict[Path, str]:
     pages[ROOT / "mkdocs.yml"] = between(ROOT / "mkdocs.yml", "      # methods", "      # /methods", "\n".join(nav))
     readme = ROOT / "README.md"
     pages[readme] = between(readme, "<!-- methods -->", "<!-- /methods -->", table(methods, "docs/methods/"))
-    return pages
+    return pages | study_pages()
 
 
 def between(path: Path, start: str, stop: str, text: str) -> str:
@@ -79,6 +83,52 @@ is left out. They speak of exact arithmetic up to rounding.
 
 {bullets(f"**{law}**: {text}." for law, text in LAWS.items())}
 """
+
+
+def study_pages() -> dict[Path, str]:
+    """What full runs of the studies measured, from docs/studies/*.json, within the pages that say what we think of it."""
+    folder = ROOT / "docs" / "studies"
+    outcomes = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    rows = ["| study | claim | verdict |", "|---|---|---|"]
+    rows += [f"| [{o['title']}]({o['id']}.md) | {cell(o['claim'])} | {o['verdict']} |" for o in outcomes]
+    made = {folder / "index.md": between(folder / "index.md", *OUTCOME, "\n".join(rows))}
+    for outcome in outcomes:
+        path = folder / f"{outcome['id']}.md"
+        made[path] = between(path, *OUTCOME, study(outcome))
+    return made
+
+
+def study(outcome: Mapping[str, Any]) -> str:
+    """One study's outcome."""
+    parts = [f"| {' | '.join(STATEMENT)} |", "|---|---|---|---|"]
+    stored = [{key: value for key, value in part.items() if key != "verdict"} for part in outcome["parts"]]
+    records = tuple(Part(**part | {"interval": Interval(**part["interval"])}) for part in stored)
+    parts += [f"| {' | '.join(map(cell, row))} |" for row in statements(records)]
+    count, versions = len(outcome["seeds"]), outcome["versions"]
+    ran = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "modelwright")
+    texts = [
+        f"*{outcome['claim']}* {link(outcome['paper'])}", f"**Verdict: {outcome['verdict']}.**", "\n".join(parts),
+        outcome["rule"], *(measured_table(entry) for entry in outcome["tables"]), "## How it was done",
+        bullets(escaped(note) for note in outcome["notes"]),
+        f"{count} seeds, {outcome['seconds']:.0f} s on one core; {ran}. In brackets 95 % intervals by paired bootstrap over "
+        "seeds and images, or the range over seeds. To do it again:",
+        f"```text\nmw study run {outcome['id']} --json {outcome['id']}.json --html {outcome['id']}.html\n```",
+        f"[All figures as data]({outcome['id']}.json)",
+    ]  # fmt: skip
+    return "\n\n".join(texts)
+
+
+def measured_table(entry: Mapping[str, Any]) -> str:
+    """A table of an outcome."""
+    title = entry["title"] + (", %" if entry["unit"] == "%" else "")
+    rows = [entry["columns"], ["---"] * len(entry["columns"])]
+    rows += [[cell(measure(value, entry["unit"])) for value in row] for row in entry["rows"]]
+    return f"### {title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def measure(value: Any, unit: str) -> str:
+    """A name, a number or an interval, as the terminal shows it."""
+    return text_of(Interval(**value) if isinstance(value, dict) else value, unit)
 
 
 def page(method: Method) -> str:
@@ -202,12 +252,17 @@ def block(key: str, values: Mapping[str, Any]) -> list[str]:
 
 def paper(method: Method) -> str:
     """The reference as a link."""
+    return link(method.paper)
+
+
+def link(reference: str) -> str:
+    """A paper's reference as a link."""
     for prefix, address in (("arXiv:", "https://arxiv.org/abs/"), ("doi:", "https://doi.org/")):
-        if method.paper.startswith(prefix):
-            return f"[{method.paper}]({address}{method.paper.removeprefix(prefix)})"
-    if method.paper.startswith("https://"):
-        return f"[{re.sub('^https://(www[.])?', '', method.paper)}]({method.paper})"
-    return method.paper
+        if reference.startswith(prefix):
+            return f"[{reference}]({address}{reference.removeprefix(prefix)})"
+    if reference.startswith("https://"):
+        return f"[{re.sub('^https://(www[.])?', '', reference)}]({reference})"
+    return reference
 
 
 def shown(value: Any) -> str:

@@ -8,8 +8,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -49,12 +51,18 @@ def registry(plugins: Sequence[str | Path] = ()) -> Registry:
         InputError: A plugin is missing, fails, holds no method, or reuses a name.
     """
     known = Registry(METHODS.values())
-    for point in entry_points(group="modelwright.methods"):
+    for point in installed("modelwright.methods"):
         known.add(_installed(point))
     for plugin in plugins:
         for method in _plugin_methods(Path(plugin).expanduser()):
             known.add(method)
     return known
+
+
+@cache
+def installed(group: str) -> tuple[EntryPoint, ...]:
+    """The entry points of a group; read once, because that takes longer than merging a small model."""
+    return tuple(entry_points(group=group))
 
 
 def _installed(point: EntryPoint) -> Method:
@@ -71,6 +79,19 @@ def _installed(point: EntryPoint) -> Method:
 
 
 def _plugin_methods(path: Path) -> list[Method]:
+    found = [value for value in vars(plugin_module(path)).values() if isinstance(value, Method)]
+    found = [method for method in found if METHODS.get(method.name) is not method]
+    if not found:
+        raise InputError(f"the plugin '{path}' defines no Method", "Write NAME = Method(...) at its top level.")
+    return found
+
+
+def plugin_module(path: Path) -> ModuleType:
+    """A Python file of the user's, run as a module: its records are those of methods, of studies, of what else there is.
+
+    Raises:
+        InputError: It is missing, no Python, or fails; the message has the line.
+    """
     if not path.is_file():
         raise InputError(f"no plugin file '{path}'")
     spec = importlib.util.spec_from_file_location(f"modelwright_plugin_{path.stem}", path)
@@ -85,12 +106,7 @@ def _plugin_methods(path: Path) -> list[Method]:
         lines += [error.lineno] if isinstance(error, SyntaxError) else []
         at = f"{path}:{lines[-1]}" if lines else str(path)
         raise InputError(f"the plugin fails: {type(error).__name__}: {error}", where=at) from error
-    found = [
-        value for value in vars(module).values() if isinstance(value, Method) and METHODS.get(value.name) is not value
-    ]
-    if not found:
-        raise InputError(f"the plugin '{path}' defines no Method", "Write NAME = Method(...) at its top level.")
-    return found
+    return module
 
 
 def merge(
@@ -415,7 +431,7 @@ class Job:
         contents: dict[str, str] = {}
         opener = self._opener({})
         for reference in sorted(_references(stage.recipe.model_dump())):
-            contents[reference] = keys[reference] if reference in keys else _content(opener(reference))
+            contents[reference] = keys[reference] if reference in keys else content_hash(opener(reference))
         said = stage.recipe.model_dump(mode="json", exclude={"name"})
         code = method_source(self._known.find(stage.recipe.merge_method))
         text = json.dumps([version("modelwright"), code, said, contents], sort_keys=True)
@@ -437,7 +453,7 @@ def _references(node: Any) -> set[str]:
     return found
 
 
-def _content(model: Checkpoint) -> str:
+def content_hash(model: Checkpoint) -> str:
     """A hash of everything in a checkpoint that a merge can depend on."""
     digest = xxhash.xxh3_128()
     for name, ref in model.items():

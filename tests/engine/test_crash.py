@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -328,19 +330,22 @@ def test_an_input_that_changes_meanwhile(here: Path) -> None:
     assert not Path("out.partial").exists()
 
 
-def test_an_input_that_cannot_be_read_meanwhile(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mw.merge("recipe.yml").save("expected", shard_bytes=SHARD)
-    original, count = os.preadv, 0
+def _broken_after(reads: int) -> Callable[..., int]:
+    """`os.preadv` on a disk that fails after so many reads."""
+    original, count = os.preadv, itertools.count()
 
     def broken(*arguments: Any) -> int:
-        nonlocal count
-        count += 1
-        if count > 40:
+        if next(count) >= reads:
             raise OSError(errno.EIO, "Input/output error")
         return original(*arguments)
 
+    return broken
+
+
+def test_an_input_that_cannot_be_read_meanwhile(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mw.merge("recipe.yml").save("expected", shard_bytes=SHARD)
     with monkeypatch.context() as patched:
-        patched.setattr(os, "preadv", broken)
+        patched.setattr(os, "preadv", _broken_after(40))
         with pytest.raises(mw.RunError) as found:
             mw.merge("recipe.yml").save("out", shard_bytes=SHARD, threads=1)
     assert str(found.value).endswith(
@@ -456,17 +461,8 @@ def test_values_that_are_not_finite_are_told_after_a_resume_too(here: Path, monk
     tiny.write(here / "b", arrays, {"model_type": "llama", "num_hidden_layers": 30})
     run: dict[str, Any] = {"shard_bytes": SHARD, "allow_nonfinite": True, "threads": 1}
     mw.merge("recipe.yml").save("expected", **run)
-    original, count = os.preadv, 0
-
-    def broken(*arguments: Any) -> int:
-        nonlocal count
-        count += 1
-        if count > 40:
-            raise OSError(errno.EIO, "Input/output error")
-        return original(*arguments)
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "preadv", broken)
+        patched.setattr(os, "preadv", _broken_after(40))
         with pytest.raises(mw.RunError):
             mw.merge("recipe.yml").save("out", **run)
     refused("its recipe, options or method are other ones", allow_nonfinite=False)

@@ -191,9 +191,54 @@ def test_thresholds_are_exact_whatever_the_sample_said(
 
     monkeypatch.setattr(_ranks, "_bracket", bracket)
     if trouble != "too high":
-        monkeypatch.setattr(_ranks, "_MOST_HELD", 1000)
+        monkeypatch.setattr(_ranks, "MOST_HELD", 1000)
     expected = merged(models, tmp_path / "functions", method, options, kernels="never")
     assert merged(models, tmp_path / "kernels", method, options, kernels="always") == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("ties", {"density": 0.3}),
+        ("ties", {"density": 0.3, "scope": "model"}),
+        ("breadcrumbs", {"density": 0.3, "gamma": 0.02}),
+    ],
+)
+def test_a_second_sample_narrows_what_is_held(
+    method: str, options: dict[str, Any], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelwright.engine import _ranks
+
+    original, shares = _ranks._Collect.narrow, []
+
+    def narrow(self: Any, samples: Any, size: int) -> None:
+        before = sum(target.inside for target in self.targets)
+        original(self, samples, size)
+        shares.append(sum(target.inside for target in self.targets) / before)
+
+    monkeypatch.setattr(_ranks._Collect, "narrow", narrow)
+    monkeypatch.setattr(_ranks, "MOST_HELD", 100_000)
+    monkeypatch.setattr(_ranks, "_SPARSE", 2)
+    expected = merged(models, tmp_path / "functions", method, options, kernels="never")
+    assert merged(models, tmp_path / "kernels", method, options, kernels="always") == expected
+    assert 0 < min(shares) < 1  # the largest tensor has few values, so that no sample separates them well
+
+
+@given(
+    n=st.integers(0, 100),
+    room=st.integers(0, 5),
+    seed=st.integers(0, 99),
+    low=st.integers(0, 9),
+    span=st.integers(0, 9),
+)
+def test_packing(n: int, room: int, seed: int, low: int, span: int) -> None:
+    from modelwright.tensors.kernels._statistics import _near
+
+    bits = np.random.default_rng(seed).integers(0, 12, n).astype(np.uint32)
+    out = np.zeros(room + n + kernels.WIDTH, np.uint32)
+    inside = bits[(bits >= low) & (bits <= low + span)]
+    assert _near(bits, np.uint32(low), np.uint32(low + span), out, room) == room + len(inside)
+    np.testing.assert_array_equal(out[room : room + len(inside)], inside)
 
 
 # --- what is not finite ---------------------------------------------------------------------------------------------

@@ -147,6 +147,60 @@ def merge(
     run_merge(job, out, options, json=json, quiet=quiet)
 
 
+@app.command("eval")
+def evaluate(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="RECORDS", help="The folder of records.")],
+    references: Annotated[
+        list[str],
+        typer.Argument(metavar="X..", help="Model folders, recipes, checkpoints, module:function; each also LABEL=X."),
+    ] = [],  # noqa: B006  # typer copies it
+    tasks: Annotated[
+        list[str],
+        typer.Option("--task", metavar="T", help="A task file, data, or module:function; repeatable."),
+    ] = [],  # noqa: B006
+    split: Annotated[str, typer.Option("--split", help="Which items: tune, validation or test.")] = "test",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Ask only so many items, the same ones for every system.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Items at a time.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, mps, xpu.")] = "cpu",
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="M:F", help="Function that builds the nn.Module of bare checkpoints."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option("--metric", metavar="M", help="Instead of the tasks' own.")] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Ask again what was answered, instead of going on.")
+    ] = False,
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", metavar="URL", help="Ask the model of an OpenAI-compatible server, such as vLLM."),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="With --backend: which of its models.")] = "",
+    api: Annotated[
+        str, typer.Option("--api", help="With --backend: chat, or completions, which choice tasks take anyway.")
+    ] = "chat",
+    score: Annotated[
+        str | None,
+        typer.Option("--score", metavar="CMD", help="Instead of tasks: a command with {model} in it that prints JSON."),
+    ] = None,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask models about tasks.
+
+    Writes paired records, one row for each model and item. Run again, it goes on where it was: what was answered is not asked again.
+    """
+    from modelwright.cli._eval import Asking, run_eval
+
+    options = Asking(
+        out, split, limit, batch, device, network, metric, restart, plugin,
+        backend=backend, model=model, api=api, score=score,
+    )  # fmt: skip
+    run_eval(references, tasks, options, json=json, quiet=quiet)
+
+
 @app.command()
 def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
@@ -256,6 +310,94 @@ def methods(
     from modelwright.cli._methods import show_methods
 
     show_methods(name, plugin, json=json, cite=cite)
+
+
+study = typer.Typer(help="Put published claims to the test.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(study, name="study")
+StudyPlugin = Annotated[
+    list[Path], typer.Option("--plugin", metavar="FILE.py", help="Python file that defines studies; repeatable.")
+]
+
+
+@study.command("list")
+def study_list(
+    plugin: StudyPlugin = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """List the studies with their papers and claims."""
+    from modelwright.cli._study import list_studies
+
+    list_studies(plugin, json=json)
+
+
+@study.command("run")
+def study_run(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Which study; see mw study list.")],
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="How many repetitions.  [default: the study's own]")
+    ] = None,
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="smoke | full", help="smoke: seconds, to see that it runs.")
+    ] = "full",
+    json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write figures; - for stdout.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots.")] = None,
+    require: Annotated[
+        str | None, typer.Option("--require", metavar="VERDICT", help="Exit with 3 unless this is the verdict.")
+    ] = None,
+    plugin: StudyPlugin = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Run a study: its claim, what was measured, and a verdict.
+
+    Exit code 0 whichever the verdict is.
+    """
+    from modelwright.cli._study import run_study
+
+    run_study(name, plugin, seeds=seeds, budget=budget, json=json, html=html, require=require, quiet=quiet)
+
+
+@app.command()
+def sweep(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or a suite file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where records and leaderboard go.")],
+    methods: Annotated[
+        str, typer.Option("--methods", metavar="NAME,NAME..", help="Which methods; all that fit by default.")
+    ] = "all",
+    seeds: Annotated[int, typer.Option("--seeds", help="How many families are trained and merged.")] = 3,
+    budget: Annotated[
+        int, typer.Option("--budget", help="Most evaluations to choose a method's parameters with.")
+    ] = 20,
+    semantics: Annotated[
+        str,
+        typer.Option("--semantics", metavar="community | paper", help="Where parameters stand that are not searched."),
+    ] = "community",
+    validation: Annotated[
+        int | None,
+        typer.Option("--validation", help="Most validation items a task to choose with.  [default: the suite's]"),
+    ] = None,
+    training: Annotated[
+        str, typer.Option("--training", metavar="full | smoke", help="smoke: families that are trained in seconds.")
+    ] = "full",
+    device: Annotated[str, typer.Option("--device", help="Where models are trained and evaluated.")] = "cpu",
+    cache: Annotated[
+        Path | None, typer.Option("--cache", metavar="FOLDER", help="Where trained families are kept.")
+    ] = None,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods on a suite of tasks.
+
+    Trains a family a seed, merges it with each method, parameters chosen on validation, and writes records and a
+    leaderboard. Finished cells are not made again. Exit code 1 where a method failed.
+    """
+    from modelwright.cli._sweep import run_sweep
+
+    settings = {
+        "seeds": seeds, "budget": budget, "semantics": semantics, "validation": validation, "training": training,
+        "device": device, "cache": cache,
+    }  # fmt: skip
+    run_sweep(suite, methods, out, settings, plugin, json=json, quiet=quiet)
 
 
 def run(arguments: Sequence[str]) -> int:

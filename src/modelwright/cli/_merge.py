@@ -8,25 +8,16 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from modelwright.api import Job, direct_recipe, registry
 from modelwright.engine import Options, Result
 from modelwright.errors import InputError, printable
 from modelwright.recipe import Plan, override
+
+if TYPE_CHECKING:  # imported where something is shown: a quiet merge starts sooner without
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 _JSON_VERSION = 1
 
@@ -79,6 +70,8 @@ def show_check(job: Job, *, threads: int, json: bool, quiet: bool) -> None:
         stages = [_plan_json(stage.name, plan, workers) for stage, plan in zip(job.stages, plans, strict=True)]
         print(json_module.dumps({"version": _JSON_VERSION, "ok": True, "stages": stages}, indent=2))  # noqa: T201
     elif not quiet:
+        from rich.console import Console
+
         console = Console()
         for stage, plan in zip(job.stages, plans, strict=True):
             _render(console, stage.name, plan, workers)
@@ -107,6 +100,9 @@ def _plan_json(name: str, plan: Plan, threads: int) -> dict[str, Any]:
 
 
 def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
     merge = Options(threads=threads).merge(plan)
     count = len(plan.models)
     heading = f"{plan.method.title} of {count} checkpoint{'s' * (count != 1)}" + (f"  (step {name})" if name else "")
@@ -165,6 +161,8 @@ def run_merge(job: Job, out: str, options: Mapping[str, Any], *, json: bool, qui
     if json:
         print(json_module.dumps(_result_json(result), indent=2))  # noqa: T201
     elif not quiet:
+        from rich.console import Console
+
         console = Console()
         for note in result.notes:
             _print_note(console, note)
@@ -203,26 +201,34 @@ class Bar:
     """A progress bar with bytes per second and the time left; one line for each pass."""
 
     def __init__(self, *, enabled: bool):
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        )  # fmt: skip
-        console = Console(stderr=True)
-        # A file or a pipe gets no bar: rich would leave an empty line there.
-        self._progress = Progress(
-            *columns, console=console, disable=not (enabled and console.is_terminal), transient=True
-        )
+        self._progress = _progress() if enabled else None
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._progress.stop()
+        if self._progress is not None:
+            self._progress.stop()
 
     def update(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` bytes are through."""
+        if self._progress is None:
+            return
         if not self._tasks:
             self._progress.start()  # not before: errors of the pre-flight check come first
         if what not in self._tasks or self._progress.tasks[self._tasks[what]].finished:
             self._tasks[what] = self._progress.add_task(what, total=total)
         self._progress.update(self._tasks[what], completed=done)
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    # A file or a pipe gets no bar: rich would leave an empty line there.
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from modelwright.api import verify
 from modelwright.cli._merge import Bar, size_text
@@ -30,6 +29,8 @@ def run_verify(out: Path, options: Mapping[str, Any], *, json: bool, quiet: bool
         }  # fmt: skip
         print(json_module.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
     elif not quiet or found.problems:
+        from rich.console import Console
+
         console = Console(stderr=bool(found.problems))
         for note in found.notes:
             console.print(f"note: {note}", style="dim", highlight=False, markup=False, soft_wrap=True)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-import modelwright as mw
+from modelwright import api
 from modelwright.demo import _scores
-from modelwright.demo._network import Weights
 from modelwright.demo._recipes import Recipe
 from modelwright.demo._scores import Scoreboard
+from modelwright.train import Weights
 
 #: The scales tried on the validation images, for every method that has one.
 SCALES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5)
@@ -26,7 +26,7 @@ SCALES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.
 
 def read(folder: Path) -> Weights:
     """A checkpoint folder as numpy arrays."""
-    return {name: ref.read() for name, ref in mw.open(folder).items()}
+    return {name: ref.read() for name, ref in api.open(folder).items()}
 
 
 def curve(recipe: Recipe, out: Path, board: Scoreboard) -> list[float]:
@@ -35,7 +35,7 @@ def curve(recipe: Recipe, out: Path, board: Scoreboard) -> list[float]:
     base = out / "models" / str(recipe.base)
     scores: list[float] = []
     for scale in SCALES:
-        merged = mw.merge(models, base=base, method=recipe.method.name, lambda_=scale, **recipe.parameters)
+        merged = api.merge(models, base=base, method=recipe.method.name, lambda_=scale, **recipe.parameters)
         weights = {name: ref.read() for name, ref in merged.items()}
         scores.append(board.validation(_scores.single(weights)))
     return scores
@@ -53,7 +53,7 @@ def merge(recipe: Recipe, scale: float | None, out: Path, board: Scoreboard) -> 
     path.parent.mkdir(exist_ok=True)
     path.write_text(recipe.text(command(path, f"my-{name}"), scale), encoding="utf-8")
     start = time.perf_counter()
-    mw.merge(path).save(folder)
+    api.merge(path).save(folder)
     seconds = time.perf_counter() - start
     predict = _scores.single(read(folder))
     board.add(name, "merge", recipe.experts, predict, scale=scale, seconds=seconds, peak=_peak(path))
@@ -70,7 +70,7 @@ def _peak(recipe: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         tracemalloc.start()
         try:
-            mw.merge(recipe).save(Path(folder) / "again")
+            api.merge(recipe).save(Path(folder) / "again")
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.demo._network import Weights, probabilities
 from modelwright.demo._result import Geometry, Kind, Row
 from modelwright.demo._tasks import Split, Tasks
 from modelwright.tensors import Array, dot, keep_ranks, norm
+from modelwright.train import Weights, mlp_probabilities
 
 Predict = Callable[[Array], Array]
 
@@ -20,12 +20,12 @@ LARGEST = 0.2
 
 def single(weights: Weights) -> Predict:
     """The class probabilities of one model."""
-    return lambda inputs: probabilities(weights, inputs)
+    return lambda inputs: mlp_probabilities(weights, inputs)
 
 
 def ensemble(models: Sequence[Weights]) -> Predict:
     """The mean of the models' class probabilities: every model runs on every image."""
-    return lambda inputs: np.mean([probabilities(weights, inputs) for weights in models], axis=0)
+    return lambda inputs: np.mean([mlp_probabilities(weights, inputs) for weights in models], axis=0)
 
 
 def hits(predict: Predict, tasks: Tasks, split: Split) -> Array:

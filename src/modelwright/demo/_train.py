@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from modelwright.demo import _network
-from modelwright.demo._network import Weights
 from modelwright.demo._tasks import SIDE, Tasks
 from modelwright.tensors import Array
+from modelwright.train import HEAD, Training, Weights, random_mlp, save_mlp, train_mlp
+
+#: Widths of the hidden layers, and how many digits there are.
+HIDDEN, CLASSES = (384, 384, 384), 10
 
 #: The base learns from so many images, in all five views.
 BASE_IMAGES, BASE_EPOCHS, BASE_RATE = 48, 60, 0.05
@@ -37,7 +39,7 @@ def train(tasks: Tasks, folder: Path, *, seed: int, effort: float = 1.0) -> dict
         start = time.perf_counter()
         weights = learn()
         seconds[name] = time.perf_counter() - start
-        _network.save(weights, folder / name)
+        save_mlp(weights, folder / name)
         return weights
 
     base = keep("base", lambda: _base(tasks, seed, effort))
@@ -50,14 +52,14 @@ def train(tasks: Tasks, folder: Path, *, seed: int, effort: float = 1.0) -> dict
 
 def _base(tasks: Tasks, seed: int, effort: float) -> Weights:
     inputs, labels = tasks.pooled(tasks.train.first(BASE_IMAGES))
-    start = _network.random_weights(SIDE * SIDE, np.random.default_rng((seed, 2)))
-    rng = np.random.default_rng((seed, 3))
-    return _network.trained(start, inputs, labels, epochs=_share(BASE_EPOCHS, effort), rng=rng, rate=BASE_RATE)
+    start = random_mlp(SIDE * SIDE, HIDDEN, CLASSES, np.random.default_rng((seed, 2)))
+    training = Training(_share(BASE_EPOCHS, effort), BASE_RATE)
+    return train_mlp(start, inputs, labels, training, np.random.default_rng((seed, 3)))
 
 
 def _tuned(base: Weights, inputs: Array, labels: Array, stream: tuple[int, int], effort: float) -> Weights:
-    epochs, rng = _share(EXPERT_EPOCHS, effort), np.random.default_rng(stream)
-    return _network.trained(base, inputs, labels, epochs=epochs, rng=rng, rate=EXPERT_RATE, frozen=_network.HEAD)
+    training = Training(_share(EXPERT_EPOCHS, effort), EXPERT_RATE, frozen=HEAD)
+    return train_mlp(base, inputs, labels, training, np.random.default_rng(stream))
 
 
 def _share(epochs: int, effort: float) -> int:

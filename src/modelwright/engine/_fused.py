@@ -210,7 +210,7 @@ class Fused:
             np.float32(lowered.divisor), np.float32(self._scale), use_base, np.float32(1.0 if self._base is None else self._base)
         )  # fmt: skip
         width = 4 if code == kernels.F32 else 2
-        factors, out, found = self._factors(), _scratch.out(), 0
+        factors, out, found = self._factors(), _scratch.out(width), 0
 
         def block(raw: NumpyArray, n: int, keep: Any, at: int) -> int:
             nonlocal found
@@ -240,8 +240,8 @@ class Fused:
         start, stop = self.ranges[number]
         left = self.kept.left[number].copy() if self.kept.left else np.zeros((self.count, 2), np.int64)
         noise = self._noise(number)
-        raw = _scratch.rows(len(self.codes))
-        for at, n in blocks(start, stop):
+        raw = _scratch.rows(len(self.codes), self.sources.itemsize)
+        for at, n in blocks(start, stop, len(self.codes)):
             for i in range(len(self.codes)):
                 part = self.sources.read(i, at, n, raw[i])
                 if read is not None:

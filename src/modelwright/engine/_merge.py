@@ -16,7 +16,18 @@ from modelwright.checkpoint import NumpyArray
 from modelwright.engine._device import on
 from modelwright.engine._journal import Listener, RangeDone
 from modelwright.engine._output import Memory, Output
-from modelwright.engine._sources import BLOCK, Scratch, Sources, blocks, ranges
+from modelwright.engine._sources import (
+    BLOCK,
+    COUNTERS,
+    MOST_COUNTED,
+    MOST_HELD,
+    MOST_SAMPLED,
+    Scratch,
+    Sources,
+    block_length,
+    blocks,
+    ranges,
+)
 from modelwright.engine._whole import Look, NotFiniteError, bytes_of, compute, facts_for, too_large, wide_inputs
 from modelwright.engine._work import Program, Tally, run_here
 from modelwright.errors import RunError
@@ -28,7 +39,7 @@ if TYPE_CHECKING:  # imported when the first tensor needs it: loading the kernel
 
 #: Merges of fewer elements run on the array functions: loading the kernels takes longer.
 WORTH = 1 << 22
-#: What the compiler of the kernels takes once it is loaded.
+#: What the compiler takes, where kernels are not on the disk yet.
 _COMPILER = 80_000_000
 _CODES = ("float32", "float16", "bfloat16")
 _scratch = Scratch()
@@ -51,6 +62,17 @@ class Findings:
     changed: bool = False
     odd: dict[str, int] = field(default_factory=dict[str, int])
     bytes_done: int = 0
+
+
+def _ranking_bytes(tensor: PlannedTensor, lowered: Lowered | None) -> int:
+    """What finding a tensor's thresholds takes at most."""
+    targets = sum(1 + (keep.start > 0) for keep in lowered.keep if isinstance(keep, Ranks)) if lowered else 0
+    if not targets:
+        return 0
+    near = targets * block_length(len(tensor.sources)) * 4
+    counters = min(targets, MOST_COUNTED) * COUNTERS * 8
+    sample = 3 * MOST_SAMPLED  # its parts, these as one, and room to select
+    return near + sample + min(targets * tensor.size * 4, MOST_HELD) + counters
 
 
 class Merge:
@@ -243,10 +265,10 @@ class Merge:
     def _copy(self, tensor: PlannedTensor, sources: Sources, number: int, output: Output, note: Any) -> None:
         size = tensor.dtype.itemsize
         start, stop = ranges(tensor.size)[number]
-        rows = _scratch.rows(len(sources.refs))
+        rows = _scratch.rows(len(sources.refs), sources.itemsize)
         hashes = [xxhash.xxh3_128() for _ in sources.refs]
         differs: set[int] = set()
-        for at, n in blocks(start, stop):
+        for at, n in blocks(start, stop, len(sources.refs)):
             parts = [sources.read(i, at, n, rows[i]) for i in range(len(sources.refs))]
             for one, part in zip(hashes, parts, strict=True):
                 one.update(part.data)
@@ -304,9 +326,11 @@ class Merge:
     def _work_bytes(self, tensor: PlannedTensor) -> int:
         sources = Sources(self.plan, tensor)
         count = len(sources.refs)
-        if sources.streamed and (tensor.action != "merge" or self._lowered(tensor) is not None):
-            # A block of each input as stored and of the output, a tile of each, and what lies near thresholds.
-            return BLOCK * 4 * (count + 1) + tensor.size // 8 + (8 << 20)
+        lowered = self._lowered(tensor)
+        if sources.streamed and (tensor.action != "merge" or lowered is not None):
+            # A block of each input as stored and of the output; tiles and what Python holds beside them.
+            block = block_length(count) * sources.itemsize * count + BLOCK * tensor.dtype.itemsize
+            return block + (4 << 20) + _ranking_bytes(tensor, lowered)
         stored = sum(ref.nbytes for ref in sources.refs)
         # An array function has its inputs as stored and as float32, and about as much again for masks and partial sums.
         return stored + tensor.nbytes + (tensor.size * 4 * (2 * count + 3) if tensor.action == "merge" else 0)

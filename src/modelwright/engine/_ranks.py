@@ -9,7 +9,7 @@ the tensors in output order where ranks count over the whole model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,21 +18,17 @@ import numpy as np
 
 from modelwright.checkpoint import NumpyArray
 from modelwright.engine._fused import Fused, Kept
-from modelwright.engine._sources import BLOCK, Scratch
+from modelwright.engine._sources import COUNTERS, MOST_COUNTED, MOST_HELD, MOST_SAMPLED, Scratch, block_length
 from modelwright.engine._whole import NotFiniteError
 from modelwright.engine._work import Program, Tally
 from modelwright.methods import Ranks
 from modelwright.tensors import kernels
 
 #: Up to this many elements are ranked at once in memory.
-_SMALL = 1 << 17
-#: Counters of one threshold.
-_COUNTERS = 1 << 20
+_SMALL = 1 << 15
 _LARGEST = 0x7F800000  # infinity: the difference of finite numbers may be that
-#: Bytes of collected values that may be held for one tensor.
-_MOST_HELD = 64 << 20
-#: Thresholds that are counted in one pass, for each of which each thread has counters.
-_MOST_COUNTED = 4
+#: Elements for each one that is looked at in a second sample, at least.
+_SPARSE = 32
 #: Elements that are sampled together.
 _STRETCH = 512
 _ALL_TIES = 1 << 62
@@ -52,6 +48,8 @@ class Target:
         low: Least bits that it may be.
         high: Greatest bits that it may be.
         inside: About which share of the values lies between.
+        drawn: Elements of the sample that says so.
+        spread: What the rank of a value may be wrong by in that sample.
         value: The bits, once found.
         spare: How many of those that equal it are meant.
         ties: How many equal it.
@@ -65,6 +63,8 @@ class Target:
     low: int = 0
     high: int = _LARGEST
     inside: float = 1.0
+    drawn: int = 0
+    spread: float = 0.0
     value: int | None = None
     spare: int = 0
     ties: int = 0
@@ -73,7 +73,7 @@ class Target:
     @property
     def shift(self) -> int:
         """How many low bits a counter ignores, so that all counters cover the bracket."""
-        return max(0, math.ceil(math.log2((self.high - self.low + 1) / _COUNTERS)))
+        return max(0, math.ceil(math.log2((self.high - self.low + 1) / COUNTERS)))
 
     def missed(self, above: int, inside: int) -> bool:
         """Take note of how many values are beyond and inside the bracket; whether it has to be moved."""
@@ -105,11 +105,17 @@ def find_thresholds(members: Sequence[Fused]) -> Program:
             target.found(value, spare, sum(by_range))
             target.by_range = by_range
     else:
-        samples = yield [partial(_sample, member, size) for member in members if member.tensor.size]
+        wanted = min(max(size // 64, 1 << 15), max(MOST_SAMPLED // (4 * members[0].count), 1 << 15))
+        samples = yield [partial(_sample, member, wanted / size) for member in members if member.tensor.size]
         _bracket(targets, np.concatenate(samples, axis=1), size)
+        if (excess := 2 * _held(targets, size) / MOST_HELD) > 2:
+            share = min(targets[0].drawn * excess**2 / size, 1 / _SPARSE)
+            look = _Collect(targets)
+            samples = yield [partial(look.sample, member, share) for member in members if member.tensor.size]
+            look.narrow(samples, size)
         while open_ones := [target for target in targets if target.value is None]:
-            held = sum(target.inside for target in open_ones) * size * 4
-            look = _Collect(open_ones) if held <= _MOST_HELD else _Count(open_ones[:_MOST_COUNTED], size)
+            few = _held(open_ones, size) <= MOST_HELD
+            look = _Collect(open_ones) if few else _Count(open_ones[:MOST_COUNTED], size)
             results = yield [partial(look.range, m, number) for m in members for number in range(len(m.ranges))]
             look.finish(results)
     unsure = [target for target in targets if target.spare < target.ties and not target.all_ties]
@@ -119,6 +125,11 @@ def find_thresholds(members: Sequence[Fused]) -> Program:
         for t, target in enumerate(uncounted):
             target.by_range = [int(row[t]) for row in counts]
     _deal(members, targets, unsure)
+
+
+def _held(targets: Sequence[Target], size: int) -> float:
+    """Bytes of what is expected in the brackets."""
+    return sum(target.inside for target in targets) * size * 4
 
 
 def _targets(keep: Sequence[Any], kept: Kept, size: int) -> list[Target]:
@@ -135,7 +146,7 @@ def _rank_in_memory(members: Sequence[Fused], targets: Sequence[Target]) -> list
     """Of each target its bits, how many of those that equal it are meant, and how many there are in each range."""
     parts: list[NumpyArray] = []
     for member in members:
-        rows = _scratch.rows(len(member.codes))
+        rows = _scratch.rows(len(member.codes), member.sources.itemsize)
         for i in range(len(member.codes)):
             member.sources.read(i, 0, member.tensor.size, rows[i])
         parts.append(_bits(member, rows, member.tensor.size))
@@ -149,23 +160,26 @@ def _rank_in_memory(members: Sequence[Fused], targets: Sequence[Target]) -> list
     return found
 
 
-def _sample(member: Fused, size: int) -> NumpyArray:
-    """Magnitudes of short stretches all over a tensor, in proportion to its share of the whole."""
-    wanted = min(max(size // 64, 1 << 15), 1 << 18)
-    number = math.ceil(wanted * member.tensor.size / size / _STRETCH)
+def _stretches(member: Fused, share: float) -> Iterator[tuple[NumpyArray, int]]:
+    """About this share of a tensor, in short stretches from all over it: rows of bytes with many of them, and elements."""
+    number = math.ceil(share * member.tensor.size / _STRETCH)
     step, length = member.tensor.size / number, min(_STRETCH, member.tensor.size)
     places = np.random.default_rng(member.tensor.size).random(number)  # so that columns are not all the same
     starts = [min(int((i + place) * step), member.tensor.size - length) for i, place in enumerate(places)]
-    rows, most = _scratch.rows(len(member.codes)), max(BLOCK // length, 1)
-    parts: list[NumpyArray] = []
+    inputs = len(member.codes)
+    rows, most = _scratch.rows(inputs, member.sources.itemsize), block_length(inputs) // length
     for first in range(0, number, most):
         chosen = starts[first : first + most]
-        for i in range(len(member.codes)):
+        for i in range(inputs):
             width = length * member.sources.dtypes[i].itemsize
             for place, start in enumerate(chosen):
                 member.sources.read(i, start, length, rows[i][place * width :])
-        parts.append(_bits(member, rows, len(chosen) * length))
-    return np.concatenate(parts, axis=1)
+        yield rows, len(chosen) * length
+
+
+def _sample(member: Fused, share: float) -> NumpyArray:
+    """Magnitudes of about this share of a tensor."""
+    return np.concatenate([_bits(member, rows, n) for rows, n in _stretches(member, share)], axis=1)
 
 
 def _bits(member: Fused, rows: NumpyArray, n: int) -> NumpyArray:
@@ -189,10 +203,39 @@ def _bracket(targets: Sequence[Target], sample: NumpyArray, size: int) -> None:
         stretches = bits[: drawn - drawn % _STRETCH].reshape(-1, _STRETCH)
         above = np.count_nonzero(stretches >= guess, axis=1)
         spread = 5 * math.sqrt(len(above)) * float(np.std(above)) + 16
+        target.drawn, target.spread = drawn, spread
         first, last = int(middle - spread), int(middle + spread)
         target.high = int(kernels.select(bits, first, room)[0]) if first >= 1 else _LARGEST
         low, beyond, ties = kernels.select(bits, last, room) if last <= drawn else (0, drawn, 0)
         target.low, target.inside = int(low), (int(beyond) + int(ties) - max(first - 1, 0)) / drawn
+
+
+@dataclass
+class Found:
+    """What was found around thresholds.
+
+    Attributes:
+        above: Of each target how many values are beyond its bracket.
+        filled: Of each how many are inside.
+        values: These, one target after the other. In one piece, which leaves the fewest gaps in the memory.
+        drawn: Of a sample, how many elements were looked at.
+    """
+
+    above: NumpyArray
+    filled: NumpyArray
+    values: NumpyArray
+    drawn: int = 0
+
+    @classmethod
+    def of_parts(cls, above: NumpyArray, inside: Sequence[Sequence[NumpyArray]], drawn: int = 0) -> Found:
+        """From parts of each target."""
+        filled = np.array([sum(map(len, parts)) for parts in inside])
+        return cls(above, filled, np.concatenate([part for parts in inside for part in parts]), drawn)
+
+    def of(self, t: int) -> NumpyArray:
+        """The values of a target."""
+        start = int(self.filled[:t].sum())
+        return self.values[start : start + int(self.filled[t])]
 
 
 class _Collect:
@@ -205,41 +248,63 @@ class _Collect:
         self._high = np.array([target.high for target in targets], np.uint32)
 
     def range(self, member: Fused, number: int) -> Any:
-        """Of each target how many values of a range are beyond its bracket, and those that are inside."""
-        above = np.zeros(len(self.targets), np.int64)
+        """What a range has."""
+        above, inside, keep = self._nothing()
+        member.scan(number, lambda raw, n, _keep, _at: self.look(member, raw, n, above, keep))
+        return Found.of_parts(above, inside)
+
+    def sample(self, member: Fused, share: float) -> Found:
+        """What about this share of a tensor has."""
+        (above, inside, keep), drawn = self._nothing(), 0
+        for rows, n in _stretches(member, share):
+            drawn += n
+            if self.look(member, rows, n, above, keep):
+                raise NotFiniteError(member)
+        return Found.of_parts(above, inside, drawn)
+
+    def _nothing(self) -> tuple[NumpyArray, list[list[NumpyArray]], Callable[[list[NumpyArray]], None]]:
+        """Nothing beyond, nothing inside, and what adds to that."""
         inside: list[list[NumpyArray]] = [[] for _ in self.targets]
 
-        def take(near: NumpyArray, filled: NumpyArray) -> None:
+        def keep(near: list[NumpyArray]) -> None:
             for t, values in enumerate(inside):
-                values.append(near[t][: filled[t]].copy())
+                values.append(near[t].copy())
 
-        self.scan(member, number, above, take)
-        return above, [np.concatenate(values) for values in inside]
+        return np.zeros(len(self.targets), np.int64), inside, keep
 
-    def scan(
-        self, member: Fused, number: int, above: NumpyArray, take: Callable[[NumpyArray, NumpyArray], None]
-    ) -> None:
-        """Go through a range; `take` is handed what lies in the brackets, block by block."""
-        near, sizes = _scratch.near(len(self.targets)), _scratch.sizes(kernels.TILE)
+    def look(
+        self, member: Fused, raw: NumpyArray, n: int, above: NumpyArray, take: Callable[[list[NumpyArray]], None]
+    ) -> int:
+        """Look at a block: `take` is handed what lies in the brackets. 1 if an input is not finite."""
+        near, filled = _scratch.near(len(self.targets), n), np.zeros(len(self.targets), np.int64)
+        odd = kernels.collect(
+            raw, member.codes, n, member.count, self._owner, self._low, self._high, near, filled, above,
+            _scratch.sizes(kernels.TILE), _scratch.tiles(member.count + 4, kernels.TILE),
+        )  # fmt: skip
+        take([row[:n] for row, n in zip(near, filled, strict=True)])
+        return odd
 
-        def block(raw: NumpyArray, n: int, _keep: Any, _at: int) -> int:
-            filled = np.zeros(len(self.targets), np.int64)
-            odd = kernels.collect(
-                raw, member.codes, n, member.count, self._owner, self._low, self._high, near, filled, above, sizes,
-                _scratch.tiles(member.count + 4, kernels.TILE),
-            )  # fmt: skip
-            take(near, filled)
-            return odd
-
-        member.scan(number, block)
+    def narrow(self, samples: Sequence[Found], size: int) -> None:
+        """Narrow the brackets by a larger sample, of which those inside were collected."""
+        drawn = sum(found.drawn for found in samples)
+        above = np.sum([found.above for found in samples], axis=0)
+        for t, target in enumerate(self.targets):
+            values = np.concatenate([found.of(t) for found in samples])
+            room = np.empty_like(values)
+            spread = target.spread * math.sqrt(drawn / target.drawn)
+            middle = target.rank / size * drawn - int(above[t])
+            first, last = int(middle - spread), int(middle + spread)
+            if first >= 1 and last <= values.size:
+                target.high = int(kernels.select(values, first, room)[0])
+                low, beyond, ties = kernels.select(values, last, room)
+                target.low, target.inside = int(low), (int(beyond) + int(ties) - first + 1) / drawn
 
     def finish(self, results: Sequence[Any]) -> None:
         """Find the values, and how many of each range equal them."""
-        above = np.sum([beyond for beyond, _ in results], axis=0)
+        above = np.sum([found.above for found in results], axis=0)
         for t, target in enumerate(self.targets):
-            parts = [inside[t] for _, inside in results]
+            parts = [found.of(t) for found in results]
             values = np.concatenate(parts)
-            parts = np.split(values, np.cumsum([len(part) for part in parts])[:-1])
             if target.missed(int(above[t]), values.size):
                 continue
             value, larger, ties = kernels.select(values, target.rank - int(above[t]), np.empty_like(values))
@@ -258,14 +323,15 @@ class _Count(_Collect):
 
     def range(self, member: Fused, number: int) -> Any:
         """Of each target how many values of a range are beyond its bracket; and counters, to which those inside are added."""
-        counts = self._tally.part(lambda: np.zeros((len(self.targets), _COUNTERS), self._dtype))
+        width = max(((target.high - target.low) >> target.shift) + 1 for target in self.targets)
+        counts = self._tally.part(lambda: np.zeros((len(self.targets), width), self._dtype))
         above = np.zeros(len(self.targets), np.int64)
 
-        def take(near: NumpyArray, filled: NumpyArray) -> None:
+        def count(near: list[NumpyArray]) -> None:
             for t, target in enumerate(self.targets):
-                kernels.scatter(near[t][: filled[t]], np.uint32(target.low), np.uint32(target.shift), counts[t])
+                kernels.scatter(near[t], np.uint32(target.low), np.uint32(target.shift), counts[t])
 
-        self.scan(member, number, above, take)
+        member.scan(number, lambda raw, n, _keep, _at: self.look(member, raw, n, above, count))
         return above, counts
 
     def finish(self, results: Sequence[Any]) -> None:

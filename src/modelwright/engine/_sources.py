@@ -14,8 +14,21 @@ from modelwright.recipe import Plan, PlannedTensor
 #: Elements of a tensor that are one task; also the unit of journal, resume and digests. A multiple of the blocks of
 #: `tensors/_geometry.py`, and the segment of `tensors/_noise.py`.
 RANGE = 1 << 20
-#: Elements that are read, merged and written together: a few arrays of them stay in the second-level cache.
-BLOCK = 1 << 17
+#: Elements that are read, merged and written together, at most. Half of it would stay in the second-level cache, and yet take
+#: longer: the calls for a block cost more than its misses.
+BLOCK = 1 << 18
+#: Elements of all inputs that a thread holds; more inputs are read in smaller blocks.
+_MOST_READ = 1 << 20
+#: The least, as sums over a tensor are made of blocks of so many.
+_LEAST = 1 << 15
+
+#: Bytes of values near thresholds that may be held for the tensors that are ranked together; half of it is aimed at.
+MOST_HELD = 16 << 20
+#: Bytes of the sample that says what is near, at most, where that many values can say it.
+MOST_SAMPLED = 2 << 20
+#: Thresholds that are counted in one pass, and counters that each thread has for each of them, at most.
+MOST_COUNTED = 4
+COUNTERS = 1 << 18
 
 
 def ranges(size: int) -> list[tuple[int, int]]:
@@ -23,10 +36,19 @@ def ranges(size: int) -> list[tuple[int, int]]:
     return [(at, min(at + RANGE, size)) for at in range(0, size, RANGE)]
 
 
-def blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+def block_length(inputs: int) -> int:
+    """Elements of a block of so many inputs."""
+    length = BLOCK
+    while length > _LEAST and length * inputs > _MOST_READ:
+        length //= 2
+    return length
+
+
+def blocks(start: int, stop: int, inputs: int) -> Iterator[tuple[int, int]]:
     """The blocks of a range, (start, number)."""
-    for at in range(start, stop, BLOCK):
-        yield at, min(BLOCK, stop - at)
+    length = block_length(inputs)
+    for at in range(start, stop, length):
+        yield at, min(length, stop - at)
 
 
 class Sources:
@@ -52,6 +74,11 @@ class Sources:
                 self.dtypes[i] = array.dtype
                 self._bytes[i] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element in the widest of their formats."""
+        return max(dtype.itemsize for dtype in self.dtypes)
+
     def read(self, i: int, start: int, count: int, row: NumpyArray) -> NumpyArray:
         """The stored bytes of `count` elements of source i, in the row."""
         size = self.dtypes[i].itemsize
@@ -71,17 +98,20 @@ class Scratch(threading.local):
     def __init__(self) -> None:
         self._arrays: dict[str, Any] = {}
 
-    def rows(self, count: int) -> NumpyArray:
-        """`count` rows that hold a block of any format. Their distance is odd, so that they share no cache sets."""
-        return self._at_least("rows", count, BLOCK * 8 + 64 * 9, np.uint8)
+    def rows(self, count: int, itemsize: int) -> NumpyArray:
+        """`count` rows that hold a block of a format. Their distance is odd, so that they share no cache sets.
 
-    def out(self) -> NumpyArray:
+        They are no longer than they have to be: numpy asks for pages of 2 MB, which are taken whole when they are touched.
+        """
+        return self._at_least("rows", count, block_length(count) * itemsize + 64 * 9, np.uint8)
+
+    def out(self, itemsize: int) -> NumpyArray:
         """A row for the output."""
-        return self._at_least("out", 1, BLOCK * 8, np.uint8)[0]
+        return self._at_least("out", 1, BLOCK * itemsize, np.uint8)[0]
 
-    def near(self, count: int) -> NumpyArray:
-        """Rows of uint32 that hold a block and one more."""
-        return self._at_least("near", count, BLOCK + 1, np.uint32)
+    def near(self, count: int, length: int) -> NumpyArray:
+        """Rows of uint32 that hold so many, and a vector more."""
+        return self._at_least("near", count, length + 64, np.uint32)
 
     def sizes(self, width: int) -> NumpyArray:
         """A tile of uint32."""
@@ -93,6 +123,7 @@ class Scratch(threading.local):
 
     def _at_least(self, name: str, count: int, width: int, dtype: Any) -> NumpyArray:
         found = self._arrays.get(name)
-        if found is None or len(found) < count:
+        if found is None or len(found) < count or found.shape[1] < width:
+            self._arrays[name] = None  # so that the two do not exist at once
             found = self._arrays[name] = np.zeros((count, width), dtype)
         return found[:count]

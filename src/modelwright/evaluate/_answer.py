@@ -9,11 +9,11 @@ from itertools import combinations
 from modelwright.errors import listing
 from modelwright.evaluate._comparison import Answer, Mean, Verdict
 from modelwright.evaluate._judged import Judged
-from modelwright.evaluate._kinds import Kind
+from modelwright.evaluate._kinds import SystemKind
 from modelwright.evaluate._metrics import Metric
 from modelwright.evaluate._statistics import Interval, IntervalKind, holm
 
-_ASKED: tuple[Kind, ...] = ("single", "merge", "ensemble")
+_ASKED: tuple[SystemKind, ...] = ("single", "merge", "ensemble")
 _PLURAL = {"single": "singles", "merge": "merges", "ensemble": "ensembles"}
 
 
@@ -27,7 +27,7 @@ class _Lead:
 
 
 def answer(
-    judged: Judged, kinds: Mapping[str, Kind], means: Sequence[Mean], level: float, interval: IntervalKind
+    judged: Judged, kinds: Mapping[str, SystemKind], means: Sequence[Mean], level: float, interval: IntervalKind
 ) -> Answer:
     """Compare the best of each kind with each other, and say what these items tell.
 
@@ -35,7 +35,7 @@ def answer(
     leaves out 0.
     """
     ours = {kind: [s for s in kinds if kinds[s] == kind and judged.quality(s) is not None] for kind in _ASKED}
-    best: dict[Kind, str] = {kind: name for kind in _ASKED if (name := judged.best(ours[kind])) is not None}
+    best: dict[SystemKind, str] = {kind: name for kind in _ASKED if (name := judged.best(ours[kind])) is not None}
     words = _Words(judged, kinds, {kind: len(ours[kind]) for kind in _ASKED}, {mean.system: mean for mean in means})
     if len(best) < 2:
         return _unasked(judged, kinds, best, words)
@@ -67,7 +67,7 @@ def _leads(judged: Judged, order: Sequence[str], level: float, kind: IntervalKin
     return leads
 
 
-def _unasked(judged: Judged, kinds: Mapping[str, Kind], best: Mapping[Kind, str], words: _Words) -> Answer:
+def _unasked(judged: Judged, kinds: Mapping[str, SystemKind], best: Mapping[SystemKind, str], words: _Words) -> Answer:
     top = judged.best(list(kinds))
     if top is None:
         text = (
@@ -89,8 +89,8 @@ def _unasked(judged: Judged, kinds: Mapping[str, Kind], best: Mapping[Kind, str]
 @dataclass(frozen=True)
 class _Words:
     judged: Judged
-    kinds: Mapping[str, Kind]
-    counts: Mapping[Kind, int]
+    kinds: Mapping[str, SystemKind]
+    counts: Mapping[SystemKind, int]
     means: Mapping[str, Mean]
 
     @property

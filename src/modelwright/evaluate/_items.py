@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
+import xxhash
 
 from modelwright.errors import InputError, did_you_mean, listing
 
@@ -74,11 +75,29 @@ class Items:
             slices={name: _taken(values, positions) for name, values in self.slices.items()},
         )
 
+    def first(self, count: int) -> Items:
+        """A fixed sample: the same items whatever their order, kept in their order; all where there are no more.
+
+        Raises:
+            InputError: The count is below 1.
+        """
+        if count < 1:
+            raise InputError(f"limit must be at least 1, got {count}")
+        if count >= len(self):
+            return self
+        drawn = sorted(range(len(self)), key=lambda i: drawing_key(self.ids[i]))
+        return self.take(sorted(drawn[:count]))
+
     def batches(self, size: int, skip: Container[str] = ()) -> Iterator[Items]:
         """The items in order, up to `size` at a time, without those whose ids are to be skipped."""
         wanted = [i for i, name in enumerate(self.ids) if name not in skip]
         for start in range(0, len(wanted), size):
             yield self.take(wanted[start : start + size])
+
+
+def drawing_key(name: str, seed: int = 0) -> tuple[int, str]:
+    """What items are sorted by to draw some of them: a hash, so that their order plays no part."""
+    return xxhash.xxh3_64_intdigest(name.encode(), seed=seed), name
 
 
 def _taken(values: Any, positions: Sequence[int]) -> Any:

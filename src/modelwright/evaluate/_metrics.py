@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +44,8 @@ class Metric:
     Attributes:
         name: How tasks, tables and gates call it.
         title: In words, with its unit or range.
-        asks: Which kind of answer it judges: `probabilities`, `values`, `loglikelihoods` or `texts`.
+        asks: Which kind of answer it judges: `probabilities`, `values`, `loglikelihoods` or `texts`. `figures` were judged
+            elsewhere.
         score: Scores of n items from (answers, targets), float64 (n,).
         total: The figure for a set; None is the mean of the scores, weighted by the items' weights.
         higher_is_better: Which of two figures is the better one.
@@ -71,6 +75,16 @@ class Metric:
         """Scores of numbers (n,) against numbers (n,)."""
         self._must_ask("values")
         return self.score(values, targets)
+
+    def of_loglikelihoods(self, totals: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+        """Scores of log-likelihoods in nats (n,) of so many tokens or bytes (n,)."""
+        self._must_ask("loglikelihoods")
+        return self.score(totals, amounts)
+
+    def of_texts(self, answers: Sequence[str], targets: Sequence[tuple[str, ...]]) -> np.ndarray:
+        """Scores of texts against the texts that are accepted."""
+        self._must_ask("texts")
+        return self.score(answers, targets)
 
     def _must_ask(self, asks: str) -> None:
         if self.asks != asks:
@@ -139,6 +153,63 @@ def _absolute(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.abs(values - targets)
 
 
+def _nats(values: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Mean negative log-likelihood per token, from log-likelihoods in nats."""
+    return -values / tokens
+
+
+def _bits(values: np.ndarray, nbytes: np.ndarray) -> np.ndarray:
+    return -values / np.log(2) / nbytes
+
+
+def _perplexity(whole: Whole) -> float:
+    return float(np.exp(np.average(whole.scores, weights=whole.weights)))
+
+
+def _any_target(judge: Callable[[str, str], float]) -> Scores:
+    """The best score of an answer among the targets that are accepted; targets are tuples of texts."""
+
+    def scores(answers: Any, targets: Any) -> np.ndarray:
+        each = [max(judge(a, t) for t in accepted) for a, accepted in zip(answers, targets, strict=True)]
+        return np.array(each, dtype=np.float64)
+
+    return scores
+
+
+def number_in(text: str) -> float | None:
+    """The last number in a text, commas between thousands left out; None where there is none."""
+    found = re.findall(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def near(answer: str, target: str, tolerance: float = 1e-6) -> float:
+    """Whether two texts' last numbers differ by at most `tolerance` times the larger of 1 and the target."""
+    a, t = number_in(answer), number_in(target)
+    return float(a is not None and t is not None and abs(a - t) <= tolerance * max(1.0, abs(t)))
+
+
+def normalised(text: str) -> str:
+    """A text as SQuAD compares it: lower case, without punctuation and English articles, one space between words."""
+    bare = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def _token_f1(answer: str, target: str) -> float:
+    a, t = normalised(answer).split(), normalised(target).split()
+    if not a or not t:
+        return float(a == t)
+    shared = sum((Counter(a) & Counter(t)).values())
+    return 2 * shared / (len(a) + len(t))
+
+
+def _custom(answers: Any, targets: Any) -> np.ndarray:
+    raise InputError("the metric 'custom' needs the function that judges", "Write function: module:name.")
+
+
+def _given(answers: Any, targets: Any) -> np.ndarray:
+    return np.asarray(answers, dtype=np.float64)
+
+
 _ALL = (
     Metric("accuracy", "share of right answers", "probabilities", _hits),
     Metric("balanced_accuracy", "mean over classes of the share of right answers", "probabilities", _hits, _balanced),
@@ -151,6 +222,21 @@ _ALL = (
     Metric("r2", "coefficient of determination", "values", _squared, _r2, bounded=False),
     Metric("pearson", "Pearson correlation", "values", _squared, _pearson, bounded=False),
     Metric("spearman", "Spearman rank correlation", "values", _squared, _spearman, bounded=False),
+    Metric("perplexity", "exp of the mean nats per token", "loglikelihoods", _nats, _perplexity, False, False),
+    Metric("bits_per_byte", "bits per byte of text", "loglikelihoods", _bits, None, False, False),
+    Metric("exact_match", "share of answers that are the target", "texts", _any_target(lambda a, t: float(a == t))),
+    Metric("contains", "share of answers that contain the target", "texts", _any_target(lambda a, t: float(t in a))),
+    Metric("number_match", "share of answers whose last number is the target's", "texts", _any_target(near)),
+    Metric(
+        "normalised_match",
+        "share of answers that are the target but for case, punctuation and articles",
+        "texts",
+        _any_target(lambda a, t: float(normalised(a) == normalised(t))),
+    ),
+    Metric("token_f1", "mean F1 of the answer's words and the target's", "texts", _any_target(_token_f1)),
+    Metric("custom", "mean score by a function of yours", "texts", _custom, bounded=False),
+    Metric("figure", "as its source gave it, the higher the better", "figures", _given, bounded=False),
+    Metric("loss", "as its source gave it, the lower the better", "figures", _given, None, False, False),
 )
 #: Every metric by its name.
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,20 +41,54 @@ class Likelihood:
         total: Sum of its tokens' log-probabilities, in nats.
         tokens: How many tokens that are.
         context_tokens: Tokens before it.
+        greedy: Whether each of its tokens is the most probable one at its place; None where that is unknown.
+        calls: How often the system was asked.
     """
 
     total: float
     tokens: int
     context_tokens: int = 0
+    greedy: bool | None = None
+    calls: int = 1
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """How texts are read that may be longer than a model can see at once: in windows of tokens.
+
+    A window is of up to `length` tokens, of which the last `stride` are scored with the others as their context; the first
+    window scores all it holds. Each token of a text is scored exactly once.
+
+    Attributes:
+        length: Tokens of a window; None is as many as the model can read.
+        stride: Tokens that a window scores, in [1, length]; None is `length`, windows that do not overlap.
+
+    Raises:
+        InputError: A number is out of its range.
+    """
+
+    length: int | None = None
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.length is not None and self.length < 2:
+            raise InputError(f"length must be at least 2 tokens, got {self.length}")
+        most = self.length or self.stride
+        if self.stride is not None and most is not None and not 1 <= self.stride <= most:
+            raise InputError(
+                f"stride must be in [1, length], got {self.stride} for the length {self.length}",
+                "It is how many tokens each window scores.",
+            )
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A text that was generated, and the tokens it took."""
+    """A text that was generated, the tokens it took, and how often the system was asked for it."""
 
     text: str
     tokens_in: int = 0
     tokens_out: int = 0
+    calls: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,6 +107,14 @@ class Sampling:
     temperature: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise InputError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature must be at least 0, got {self.temperature}")
+        if "" in self.stop:
+            raise InputError("a stop must be a text, got an empty one", "It would end every answer before it begins.")
+
 
 @dataclass
 class Predictor(ABC):
@@ -82,11 +124,15 @@ class Predictor(ABC):
         label: How tables and records call it.
         fingerprint: A hash of what its answers depend on; empty where that cannot be told.
         size: What it costs to keep.
+        members: How many models answer together; records count the calls and tokens of all.
+        made: What else its records should say of it: how it was made, from what, how long that took.
     """
 
     label: str
     fingerprint: str = field(default="", kw_only=True)
     size: Size = field(default_factory=Size, kw_only=True)
+    members: int = field(default=1, kw_only=True)
+    made: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
         """Class probabilities (n, classes) of n inputs."""
@@ -96,8 +142,8 @@ class Predictor(ABC):
         """Numbers (n,) for n inputs."""
         raise self._cannot("give numbers")
 
-    def loglikelihoods(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Likelihood]:
-        """Log-likelihoods of continuations after their contexts."""
+    def loglikelihoods(self, pairs: Sequence[tuple[str, str]], rolling: Rolling | None = None) -> Sequence[Likelihood]:
+        """Log-likelihoods of continuations after their contexts; with `rolling`, of texts of any length."""
         raise self._cannot("give likelihoods of texts")
 
     def texts(self, prompts: Sequence[str], sampling: Sampling) -> Sequence[Generated]:
@@ -107,6 +153,10 @@ class Predictor(ABC):
     def for_task(self, task: Any) -> Predictor:
         """What answers for one task: itself, unless a system has parts of its own for tasks, such as heads."""
         return self
+
+    def remarks(self) -> list[str]:
+        """What happened while it answered that its figures should be read with, such as contexts that were cut."""
+        return []
 
     def _cannot(self, what: str) -> InputError:
         return InputError(f"'{self.label}' cannot {what}: it is a {type(self).__name__}")
@@ -230,13 +280,7 @@ class ModulePredictor(Predictor):
     outputs: Outputs = field(default="logits", kw_only=True)
 
     def __post_init__(self) -> None:
-        training = [name for name, part in self.module.named_modules() if part.training]
-        if training:
-            inside = f" (its part '{training[0]}')" if training[0] else ""
-            raise InputError(
-                f"'{self.label}' is in train mode{inside}: dropout and batch statistics would change its answers",
-                "Call .eval() on it first.",
-            )
+        evaluating(self.module, self.label)
         self.module.to(self.device)
         state = self.module.state_dict()
         parameters = list(self.module.parameters())
@@ -259,6 +303,21 @@ class ModulePredictor(Predictor):
     def values(self, inputs: Any) -> np.ndarray:
         """The module's outputs."""
         return self._run(inputs)
+
+
+def evaluating(module: Any, label: str) -> None:
+    """Refuse a module of which any part is in train mode.
+
+    Raises:
+        InputError: One is.
+    """
+    training = [name for name, part in module.named_modules() if part.training]
+    if training:
+        inside = f" (its part '{training[0]}')" if training[0] else ""
+        raise InputError(
+            f"'{label}' is in train mode{inside}: dropout and batch statistics would change its answers",
+            "Call .eval() on it first.",
+        )
 
 
 def state_hash(state: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import xxhash
 
-from modelwright.errors import InputError
+from modelwright.errors import InputError, listing
 from modelwright.evaluate._items import Items, Splits
-from modelwright.evaluate._metrics import Metric
+from modelwright.evaluate._metrics import METRICS, Metric
 
 if TYPE_CHECKING:
     from modelwright.evaluate._predictor import Predictor
@@ -29,7 +29,8 @@ class Scored:
         targets: As text, likewise.
         scores: float64 (n,), by the task's metric.
         weights: float64 (n,); what an item counts in the mean, such as its tokens. None: all the same.
-        probabilities: float64 (n, classes), rows sum to 1; None where a system gives none.
+        probabilities: float64 (n, classes), or n arrays of different lengths where items have different choices; each
+            sums to 1. None where a system gives none.
         confidences: float64 (n,) in [0, 1]: the probability of the answer.
         calls: How often the system was asked about an item.
         tokens_in: Tokens read about an item.
@@ -40,7 +41,7 @@ class Scored:
     targets: Sequence[str]
     scores: np.ndarray
     weights: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
+    probabilities: np.ndarray | Sequence[np.ndarray] | None = None
     confidences: np.ndarray | None = None
     calls: np.ndarray | int = 1
     tokens_in: np.ndarray | int = 0
@@ -64,6 +65,12 @@ class Task(ABC):
     def __post_init__(self) -> None:
         if not self.name or any(c in self.name for c in "/\\\0\n") or self.name.startswith("."):
             raise InputError(f"a task's name must be a file's name, got {self.name!r}")
+        if self.asks and self.metric.asks != self.asks:
+            fitting = [name for name, known in METRICS.items() if known.asks == self.asks]
+            raise InputError(
+                f"the metric '{self.metric.name}' judges {self.metric.asks}, and a {type(self).__name__} gives {self.asks}",
+                f"Fitting: {listing(fitting)}.",
+            )
 
     #: Which method of a Predictor it calls.
     asks: str = ""
@@ -107,13 +114,32 @@ class Task(ABC):
         """What, beside the items, an answer's score depends on; plain values."""
         return {"kind": type(self).__name__, "metric": self.metric.name, "classes": list(self.classes)}
 
-    def fingerprint(self, split: str) -> str:
-        """A hash of all that a result depends on: settings, ids, inputs and targets."""
-        items = self.items(split)
-        digest = xxhash.xxh3_128(json.dumps(self.settings, sort_keys=True, default=str).encode())
-        for values in (items.ids, items.inputs, items.targets):
-            digest.update(content(values))
-        return digest.hexdigest()
+    @cached_property
+    def _fingerprints(self) -> dict[tuple[str, int | None], str]:
+        return {}
+
+    def fingerprint(self, split: str, limit: int | None = None) -> str:
+        """A hash of all that a result depends on: settings, and each item's id, input, target and slices, in any order.
+
+        Args:
+            split: Of these items.
+            limit: Of that many of them, see `Items.first`.
+        """
+        if (split, limit) not in self._fingerprints:
+            items = self.items(split) if limit is None else self.items(split).first(limit)
+            digest = xxhash.xxh3_128(json.dumps(self.settings, sort_keys=True, default=str).encode())
+            for _, hashed in sorted(zip(items.ids, _hashed(items), strict=True)):
+                digest.update(hashed)
+            self._fingerprints[split, limit] = digest.hexdigest()
+        return self._fingerprints[split, limit]
+
+
+def _hashed(items: Items) -> Iterator[bytes]:
+    """A hash of each item."""
+    slices = sorted(items.slices.items())
+    for i, name in enumerate(items.ids):
+        said = [name, *(f"{key}={values[i]}" for key, values in slices)]
+        yield content(said) + content([items.inputs[i]]) + content([items.targets[i]])
 
 
 def content(values: Any) -> bytes:
@@ -122,9 +148,14 @@ def content(values: Any) -> bytes:
         return f"{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes()
     parts = xxhash.xxh3_128()
     for value in values:
-        text = content(value) if isinstance(value, np.ndarray) else repr(value).encode()
+        text = content(value) if isinstance(value, np.ndarray) else repr(plain(value)).encode()
         parts.update(len(text).to_bytes(8, "little") + text)
     return parts.digest()
+
+
+def plain(value: Any) -> Any:
+    """A scalar of numpy as Python's, whose text does not depend on numpy's version or the width of the number."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +180,10 @@ class Classification(Task):
     def check(self, items: Items, split: str) -> None:
         """Targets must be indices of classes."""
         targets = np.asarray(items.targets)
-        if targets.dtype.kind not in "iu":
-            raise InputError(f"{split}: class labels must be whole numbers, got {targets.dtype}")
+        if targets.dtype.kind not in "iu" or targets.ndim != 1:
+            raise InputError(
+                f"{split}: class labels must be whole numbers, got {targets.dtype} of shape {targets.shape}"
+            )
         wrong = np.flatnonzero((targets < 0) | (targets >= len(self.names)))
         if wrong.size:
             raise InputError(

@@ -18,6 +18,7 @@ from modelwright.methods._method import (
     PerTensor as PerTensor,
     Registry as Registry,
     Round as Round,
+    Span as Span,
     checked as checked,
 )
 from modelwright.methods.merging import METHODS as METHODS

@@ -48,6 +48,31 @@ class PerModel:
 PER_MODEL = PerModel()
 
 
+@dataclass(frozen=True)
+class Span:
+    """Marks where a parameter is worth tuning: `Annotated[float, Span(0.05, 2, log=True)]`.
+
+    Attributes:
+        low: Smallest value that is tried.
+        high: Largest value that is tried.
+        log: Whether values are spread by their ratios; both ends are positive then.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.low < self.high, f"an empty span: {self}"
+        assert self.low > 0 or not self.log, f"ratios need positive ends: {self}"
+
+    def at(self, share: float) -> float:
+        """The value at a share of the way, in [0, 1], to four digits."""
+        ratio, width = self.high / self.low if self.log else 1, self.high - self.low
+        value = self.low * ratio**share if self.log else self.low + width * share
+        return min(max(float(f"{value:.4g}"), self.low), self.high)
+
+
 class Params(BaseModel):
     """The parameters of a method: one field each with type, range, meaning and community default."""
 
@@ -149,6 +174,11 @@ class Method:
             if not parameter.required or name in preset
         }
 
+    @functools.cached_property
+    def spans(self) -> dict[str, Span]:
+        """The parameters that are worth tuning, and where."""
+        return {name: parameter.span for name, parameter in self.fields.items() if parameter.span is not None}
+
     def run(
         self,
         models: Sequence[Array],
@@ -194,7 +224,7 @@ class Parameter:
         self.required = field.is_required()
         self.default: Any = None if self.required else field.get_default()
         self.help = field.description or ""
-        constraints = [mark for mark in field.metadata if not isinstance(mark, PerModel)]
+        constraints = [mark for mark in field.metadata if not isinstance(mark, PerModel | Span)]
         annotation: Any = field.annotation
         for mark in constraints:
             annotation = Annotated[annotation, mark]
@@ -224,6 +254,18 @@ class Parameter:
             mend = "One value is expected here."
         raise InputError(Problem(f"{self.method}: {self.name} must be {self.rule}, got {shown}", mend))
 
+    @functools.cached_property
+    def span(self) -> Span | None:
+        """Where it is worth tuning: what is marked, or the range of a number that has bounds on both sides."""
+        marked = [mark for mark in self.field.metadata if isinstance(mark, Span)]
+        if marked or self.field.annotation is not float:
+            return marked[0] if marked else None
+        low, high = _bounds(self.field.metadata, "ge", "gt"), _bounds(self.field.metadata, "le", "lt")
+        if low is None or high is None:
+            return None
+        margin = (high[0] - low[0]) / 100  # an end that is itself out of range is kept away from
+        return Span(low[0] + margin * low[1], high[0] - margin * high[1])
+
     @property
     def is_fraction(self) -> bool:
         """Whether it is a share in [0, 1]."""
@@ -233,6 +275,16 @@ class Parameter:
     def rule(self) -> str:
         """Its type and range in words: `a number in [0, 1]`."""
         return _rule(self.field.annotation, self.field.metadata)
+
+
+def _bounds(metadata: Iterable[Any], closed: str, open: str) -> tuple[float, bool] | None:
+    """One end of a range, and whether it is open; None where there is none."""
+    for mark in metadata:
+        for name in (closed, open):
+            value = getattr(mark, name, None)
+            if value is not None:
+                return float(value), name == open
+    return None
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,6 @@
 from modelwright.recipe._load import Stage as Stage, load_recipe as load_recipe, override as override
 from modelwright.recipe._plan import Input as Input, Plan as Plan, PlannedTensor as PlannedTensor, SideFile as SideFile
 from modelwright.recipe._resolve import resolve as resolve
-from modelwright.recipe._schema import Recipe as Recipe, parse as parse
+from modelwright.recipe._schema import Recipe as Recipe, parse as parse, problems as problems
 from modelwright.recipe._sidefiles import SIDE_SUFFIXES as SIDE_SUFFIXES, licence as licence
-from modelwright.recipe._yaml import Lines as Lines
+from modelwright.recipe._yaml import Lines as Lines, load as load

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -162,7 +162,7 @@ def parse(data: Any, lines: Lines) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise InputError([_problem(entry, lines) for entry in error.errors()]) from None
+        raise InputError(problems(error, lines)) from None
 
 
 _TYPES: dict[str, type[BaseModel]] = {
@@ -171,13 +171,34 @@ _TYPES: dict[str, type[BaseModel]] = {
 }  # fmt: skip
 
 
-def _problem(entry: Any, lines: Lines) -> Problem:
+Instead = Callable[[tuple[Any, ...]], str]
+
+
+def problems(
+    error: ValidationError, lines: Lines, instead: Instead | None = None, whole: str = "the recipe"
+) -> list[Problem]:
+    """What pydantic found in a document, in this library's words and with its lines.
+
+    Args:
+        error: Of a strict model.
+        lines: Where the document's values stand.
+        instead: The mend of an unknown key, from its path.
+        whole: What the document is called.
+    """
+    return [_problem(entry, lines, instead or _instead, whole) for entry in error.errors()]
+
+
+def _problem(entry: Any, lines: Lines, instead: Instead, whole: str) -> Problem:
     path = tuple(entry["loc"])
     where = lines.where(path)
+
+    def quoted(dotted: str) -> str:
+        return f"'{dotted}'" if dotted else whole
+
     dotted = ".".join(str(part) for part in path)
     kind = entry["type"]
     if kind == "extra_forbidden":
-        return Problem(f"unknown key '{dotted}'", _instead(path), where)
+        return Problem(f"unknown key '{dotted}'", instead(path), where)
     if kind == "missing":
         return Problem(f"the key '{dotted}' is missing", where=where)
     if kind == "invalid_key":
@@ -192,22 +213,22 @@ def _problem(entry: Any, lines: Lines) -> Problem:
         "less_than": f"below {entry.get('ctx', {}).get('lt')}",
     }  # fmt: skip
     if kind in rules:
-        return Problem(f"{_quoted(dotted)} must be {rules[kind]}, got {_shown(entry['input'])}", where=where)
+        return Problem(f"{quoted(dotted)} must be {rules[kind]}, got {_shown(entry['input'])}", where=where)
     if kind == "model_type" or kind == "dict_type":
-        return Problem(f"{_quoted(dotted)} must be a mapping of keys, got {_shown(entry['input'])}", where=where)
+        return Problem(f"{quoted(dotted)} must be a mapping of keys, got {_shown(entry['input'])}", where=where)
     if kind == "list_type":
-        return Problem(f"{_quoted(dotted)} must be a list, got {_shown(entry['input'])}", "Write - before each.", where)
+        return Problem(f"{quoted(dotted)} must be a list, got {_shown(entry['input'])}", "Write - before each.", where)
     if kind == "string_type":
-        return Problem(f"{_quoted(dotted)} must be a text, got {_shown(entry['input'])}", where=where)
+        return Problem(f"{quoted(dotted)} must be a text, got {_shown(entry['input'])}", where=where)
     if kind in ("too_short", "string_too_short"):
-        return Problem(f"{_quoted(dotted)} must not be empty", where=where)
+        return Problem(f"{quoted(dotted)} must not be empty", where=where)
     if kind == "literal_error":
         expected = entry["ctx"]["expected"]
-        return Problem(f"{_quoted(dotted)} must be {expected}, got {_shown(entry['input'])}", where=where)
+        return Problem(f"{quoted(dotted)} must be {expected}, got {_shown(entry['input'])}", where=where)
     if kind == "value_error":
         return Problem(f"{dotted + ': ' if dotted else ''}{entry['ctx']['error']}", where=where)
     message = entry["msg"][:1].lower() + entry["msg"][1:]
-    return Problem(f"{_quoted(dotted)}: {message}, got {_shown(entry['input'])}", where=where)
+    return Problem(f"{quoted(dotted)}: {message}, got {_shown(entry['input'])}", where=where)
 
 
 #: Options of the community's command line that recipes on the Hub carry, where that tool ignores them.
@@ -229,10 +250,6 @@ def _instead(path: tuple[Any, ...]) -> str:
         return "It is a parameter of the method: write it under parameters:."
     owner = next((_TYPES[part] for part in reversed(path[:-1]) if part in _TYPES), Recipe)
     return did_you_mean(key, owner.model_fields, most=99)
-
-
-def _quoted(dotted: str) -> str:
-    return f"'{dotted}'" if dotted else "the recipe"
 
 
 def _shown(value: Any) -> str:

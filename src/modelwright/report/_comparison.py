@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
-from modelwright.evaluate import Comparison, Interval, Kind, Mean, Row as Compared, metric
+from modelwright.evaluate import Comparison, Interval, Mean, Row as Compared, SystemKind, metric
 from modelwright.report._html import Html
 from modelwright.report._numbers import interval, minus, percent, quantity, signed
 from modelwright.report._page import answer, bullets, note, page, section
@@ -14,7 +14,7 @@ from modelwright.report._plots import Estimate, Point, forest, tradeoff
 from modelwright.report._table import Cell, Group, Row, table
 
 #: The order of tables, with their headings.
-GROUPS: dict[Kind, str] = {
+GROUPS: dict[SystemKind, str] = {
     "base": "Base",
     "single": "Single models",
     "merge": "Merges",

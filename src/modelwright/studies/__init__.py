@@ -1,1 +1,33 @@
-"""Published claims, each as a small experiment with a verdict: one file per paper."""
+"""Published claims, each as a small experiment with a verdict: one file per paper.
+
+To add one: its file, and one line here that imports its record.
+"""
+
+from modelwright.studies._evidence import (
+    RULE as RULE,
+    VERDICTS as VERDICTS,
+    Interval as Interval,
+    Measured as Measured,
+    Part as Part,
+    Verdict as Verdict,
+    whole_verdict as whole_verdict,
+)
+from modelwright.studies._merging_at_scale import MERGING_AT_SCALE as MERGING_AT_SCALE
+from modelwright.studies._model_breadcrumbs import MODEL_BREADCRUMBS as MODEL_BREADCRUMBS
+from modelwright.studies._model_soups import MODEL_SOUPS as MODEL_SOUPS
+from modelwright.studies._registry import studies as studies, study as study
+from modelwright.studies._study import (
+    BUDGETS as BUDGETS,
+    Budget as Budget,
+    Figure as Figure,
+    Findings as Findings,
+    Outcome as Outcome,
+    Plot as Plot,
+    Setting as Setting,
+    Study as Study,
+    Table as Table,
+)
+from modelwright.studies._ties_merging import TIES_MERGING as TIES_MERGING
+
+#: Every study of this package by its id.
+STUDIES: dict[str, Study] = {record.id: record for record in list(globals().values()) if isinstance(record, Study)}

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from modelwright.errors import InputError
 from modelwright.methods._lowered import Keep, Lowered, Ranks, Shape
-from modelwright.methods._method import PER_MODEL, Method, checked
+from modelwright.methods._method import PER_MODEL, Method, Span, checked
 from modelwright.methods.merging._parts import (
     ARITHMETIC_DIFFERS,
     INT8_MASK,
@@ -29,10 +29,18 @@ from modelwright.tensors import Array
 class BreadcrumbsParams(TaskVectorParams):
     """Parameters of `breadcrumbs` and `breadcrumbs_ties`."""
 
-    density: Annotated[float, PER_MODEL, fraction("Share of this task vector that is kept, after the outliers.")] = 1.0
-    gamma: Annotated[float, PER_MODEL, Field(ge=0, lt=1, description="Share of largest entries that is dropped.")] = (
-        0.01
-    )
+    density: Annotated[
+        float,
+        PER_MODEL,
+        Span(0.05, 1, log=True),
+        fraction("Share of this task vector that is kept, after the outliers."),
+    ] = 1.0
+    gamma: Annotated[
+        float,
+        PER_MODEL,
+        Span(0.001, 0.1, log=True),
+        Field(ge=0, lt=1, description="Share of largest entries that is dropped."),
+    ] = 0.01
     rescale: bool = Field(False, description="Scale the kept middle back to the task vector's L1 norm.")
     scope: Literal["row", "tensor"] = Field(
         "tensor", description="Whether shares are counted over the tensor (the paper) or each row (its code)."

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from modelwright.methods._lowered import Drop, Lowered, Shape
-from modelwright.methods._method import PER_MODEL, Method, checked
+from modelwright.methods._method import PER_MODEL, Method, Span, checked
 from modelwright.methods.merging._parts import (
     ARITHMETIC_DIFFERS,
     INT8_MASK,
@@ -27,7 +27,9 @@ from modelwright.tensors import Array, NoiseKey
 class DareParams(TaskVectorParams):
     """Parameters of `dare_linear` and `dare_ties`."""
 
-    density: Annotated[float, PER_MODEL, fraction("Probability that an entry of this task vector is kept.")] = 1.0
+    density: Annotated[
+        float, PER_MODEL, Span(0.05, 1, log=True), fraction("Probability that an entry of this task vector is kept.")
+    ] = 1.0
     rescale: Rescale = Field(
         True, description="true or 'l1': restore the L1 norm; 'l2'; 'expectation': divide by density; false: nothing."
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from modelwright.methods._lowered import Keep, Lowered, Rescaling
-from modelwright.methods._method import PER_MODEL, Params
+from modelwright.methods._method import PER_MODEL, Params, Span
 from modelwright.tensors import Array, NoiseKey, absolute_sum, keep_ranks, namespace, norm, uniform
 
 Rescale = bool | Literal["l1", "l2", "expectation"]
@@ -27,7 +27,9 @@ class TaskVectorParams(Params):
 
     weight: Annotated[float, PER_MODEL, Field(description="Factor of this model's task vector; may be negative.")]
     normalize: bool = Field(False, description="Divide by the sum of the weights that took part.")
-    lambda_: float = Field(1.0, alias="lambda", description="Factor of the merged task vector, applied last.")
+    lambda_: Annotated[float, Span(0.05, 2, log=True)] = Field(
+        1.0, alias="lambda", description="Factor of the merged task vector, applied last."
+    )
 
 
 def rescaled(delta: Array, keep: Array, rescale: Rescale, density: float) -> Array:

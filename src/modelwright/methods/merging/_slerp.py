@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from modelwright.methods._lowered import Coefficients, Gram, Lowered, Shape
-from modelwright.methods._method import Method, Params, checked
+from modelwright.methods._method import Method, Params, Span, checked
 from modelwright.tensors import Array, dot, namespace, root
 
 
 class SlerpParams(Params):
     """Parameters of `slerp`."""
 
-    t: float = Field(description="Where between the two: 0 is the base, 1 the other model.")
+    t: Annotated[float, Span(0, 1)] = Field(description="Where between the two: 0 is the base, 1 the other model.")
 
 
 @checked(SlerpParams, least=1, most=1, base="required")

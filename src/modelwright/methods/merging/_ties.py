@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from modelwright.methods._lowered import Keep, Lowered, Ranks, Shape
-from modelwright.methods._method import PER_MODEL, Method, PerTensor, Round, checked
+from modelwright.methods._method import PER_MODEL, Method, PerTensor, Round, Span, checked
 from modelwright.methods.merging._parts import (
     ARITHMETIC_DIFFERS,
     INT8_MASK,
@@ -30,7 +30,13 @@ from modelwright.tensors import Array, keep_above, namespace, to_numpy
 class TiesParams(TaskVectorParams):
     """Parameters of `ties`."""
 
-    density: Annotated[float, PER_MODEL, fraction("Share of this task vector that is kept, largest first.")] = 1.0
+    density: Annotated[
+        float, PER_MODEL, Span(0.05, 1, log=True), fraction("Share of this task vector that is kept, largest first.")
+    ] = 1.0
+    # Factor of a mean and not of a sum, so it is larger.
+    lambda_: Annotated[float, Span(0.3, 3, log=True)] = Field(
+        1.0, alias="lambda", description="Factor of the merged task vector, applied last."
+    )
     normalize: bool = Field(True, description="Divide by the sum of the weights that agree with the elected sign.")
     rescale: bool = Field(False, description="Scale the trimmed task vector back to its L1 norm, tensor by tensor.")
     scope: Literal["row", "tensor", "model"] = Field(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.tensors.kernels._formats import TILE, narrow, widen
+from modelwright.tensors.kernels._formats import TILE, narrow, widen, widen_delta
 from modelwright.tensors.kernels._jit import kernel
 from modelwright.tensors.kernels._noise import drop
 
@@ -36,12 +36,6 @@ def fill(x: Any, value: Any) -> None:  # slice assignment is several times slowe
 
 
 @kernel
-def _copy(x: Any, source: Any) -> None:
-    for i in range(len(x)):
-        x[i] = source[i]
-
-
-@kernel
 def times(x: Any, factor: Any) -> None:
     for i in range(len(x)):
         x[i] *= factor
@@ -57,6 +51,17 @@ def over(x: Any, divisor: Any) -> None:
 def add(total: Any, x: Any) -> None:
     for i in range(len(x)):
         total[i] += x[i]
+
+
+@kernel
+def _add_scaled(total: Any, x: Any, ratio: Any, divide: Any, weight: Any) -> None:
+    """Add what `scaled` makes."""
+    if divide != 1:
+        scaled(x, ratio, divide, weight)
+        add(total, x)
+    else:
+        for i in range(len(x)):
+            total[i] += x[i] * ratio * weight
 
 
 @kernel
@@ -114,8 +119,8 @@ def keep_ranks(x: Any, low: Any, high: Any, left: Any) -> None:
         _one_by_one(x, low, high, left)
         return
     # All ties of this tile go one way, so that one comparison decides.
-    least = low if left[0] > 0 else low + np.uint32(1)
-    most = high - np.uint32(1) if left[1] > 0 and high > 0 else high
+    least = low if left[0] > 0 else np.uint32(low + np.uint32(1))  # sums are of 64 bits unless cut
+    most = np.uint32(high - np.uint32(1)) if left[1] > 0 and high > 0 else high
     if left[1] > 0 and high == 0:
         least, most = np.uint32(1), np.uint32(0)
     left[0] -= ties_low
@@ -124,43 +129,62 @@ def keep_ranks(x: Any, low: Any, high: Any, left: Any) -> None:
 
 
 @kernel
+def _sign(value: Any, zero_sign: Any) -> Any:
+    return np.float32(1) if value > 0 else np.float32(-1) if value < 0 else zero_sign
+
+
+@kernel
 def vote(votes: Any, x: Any) -> None:
     for i in range(len(x)):
-        votes[i] += np.float32(x[i] > 0) - np.float32(x[i] < 0)
+        votes[i] += _sign(x[i], np.float32(0))
 
 
 @kernel
 def elected(total: Any, zero_sign: Any) -> None:
     """The sign of each element, in place."""
     for i in range(len(total)):
-        sign = np.float32(total[i] > 0) - np.float32(total[i] < 0)
-        total[i] = zero_sign if sign == 0 else sign
+        total[i] = _sign(total[i], zero_sign)
 
 
 @kernel
-def _agreeing(x: Any, sign: Any) -> None:
-    """Zero what has not the elected sign."""
-    for i in range(len(x)):
-        x[i] = x[i] if x[i] * sign[i] > 0 else np.float32(0)
+def scaled(x: Any, ratio: Any, divide: Any, weight: Any) -> None:
+    """Multiply, divide and weight, in this order."""
+    if divide != 1:
+        times(x, ratio)
+        over(x, divide)
+        times(x, weight)
+    elif ratio != 1 or weight != 1:
+        for i in range(len(x)):
+            x[i] = x[i] * ratio * weight
 
 
 @kernel
-def _shares(divisor: Any, x: Any, weight: Any) -> None:
+def _add_agreeing(total: Any, x: Any, sign: Any) -> None:
+    """Add what has the elected sign."""
     for i in range(len(x)):
-        divisor[i] += weight if x[i] != 0 else np.float32(0)
+        total[i] += x[i] if x[i] * sign[i] > 0 else np.float32(0)
 
 
 @kernel
-def _largest(total: Any, x: Any) -> None:
+def _add_shares(divisor: Any, x: Any, sign: Any, weight: Any) -> None:
+    """Add the weight where `_add_agreeing` adds something."""
     for i in range(len(x)):
-        size = abs(x[i])
+        divisor[i] += weight if x[i] * sign[i] > 0 else np.float32(0)
+
+
+@kernel
+def _largest(total: Any, x: Any, sign: Any) -> None:
+    """The largest magnitude of what has the elected sign."""
+    for i in range(len(x)):
+        size = abs(x[i]) if x[i] * sign[i] > 0 else np.float32(0)
         total[i] = size if size > total[i] else total[i]
 
 
 @kernel
 def _share_out(total: Any, divisor: Any) -> None:
+    """Divide where the divisor is not zero; without a branch, which a choice of the divisor would become."""
     for i in range(len(total)):
-        total[i] /= np.float32(1) if divisor[i] == 0 else divisor[i]
+        total[i] /= divisor[i] + np.float32(divisor[i] == 0)
 
 
 @kernel
@@ -192,9 +216,7 @@ def kept_delta(raw: Any, codes: Any, i: int, at: int, base: Any, deltas: bool, k
             of the block in its noise segment.
         x: The tile to fill.
     """
-    bad = widen(raw[i], codes[i], at, x)
-    if deltas:
-        subtract(x, base)
+    bad = widen_delta(raw[i], codes[i], at, base, x) if deltas else widen(raw[i], codes[i], at, x)
     apply_keep(i, at, keep, x)
     return bad
 
@@ -215,11 +237,6 @@ def apply_keep(i: int, at: int, keep: Any, x: Any) -> None:
 def _join(tiles: Any, count: int, n: int, weight: Any, elect: int, join: int, zero_sign: Any, normalize: bool) -> None:
     """The first n elements of the weighted tiles as one, in the tile after them; the next two tiles are for scratch."""
     total, sign, divisor = tiles[count][:n], tiles[count + 1][:n], tiles[count + 2][:n]
-    if elect == PLAIN:
-        _copy(total, tiles[0][:n])
-        for i in range(1, count):
-            add(total, tiles[i][:n])
-        return
     fill(sign, np.float32(0))
     for i in range(count):
         if elect == SUM:
@@ -230,18 +247,16 @@ def _join(tiles: Any, count: int, n: int, weight: Any, elect: int, join: int, ze
     fill(total, np.float32(0))
     if join == MAX:
         for i in range(count):
-            _agreeing(tiles[i][:n], sign)
-            _largest(total, tiles[i][:n])
+            _largest(total, tiles[i][:n], sign)
         _product(total, sign)
         return
     divide = normalize and join == MEAN
     if divide:
         fill(divisor, np.float32(0))
     for i in range(count):
-        _agreeing(tiles[i][:n], sign)
-        add(total, tiles[i][:n])
+        _add_agreeing(total, tiles[i][:n], sign)
         if divide:
-            _shares(divisor, tiles[i][:n], weight[i])
+            _add_shares(divisor, tiles[i][:n], sign, weight[i])
     if divide:
         _share_out(total, divisor)
 
@@ -279,18 +294,17 @@ def combine(
         base = tiles[count + 3][:size]
         if (deltas or use_base) and widen(raw[count], codes[count], at, base):
             found |= 1
+        total = tiles[count][:size]
         for i in range(count):
-            x = tiles[i][:size]
+            x = total if elect == PLAIN and i == 0 else tiles[0 if elect == PLAIN else i][:size]
             if kept_delta(raw, codes, i, at, base, deltas, keep, x):
                 found |= 1
-            if ratio[i] != 1:
-                times(x, ratio[i])
-            if divide[i] != 1:
-                over(x, divide[i])
-            if weight[i] != 1:
-                times(x, weight[i])
-        _join(tiles, count, size, weight, elect, join, zero_sign, normalize)
-        total = tiles[count][:size]
+            if elect == PLAIN and i > 0:
+                _add_scaled(total, x, ratio[i], divide[i], weight[i])
+            else:
+                scaled(x, ratio[i], divide[i], weight[i])
+        if elect != PLAIN:
+            _join(tiles, count, size, weight, elect, join, zero_sign, normalize)
         if divisor != 0:
             over(total, divisor)
         if scale != 1:
@@ -304,7 +318,7 @@ def combine(
                 add(total, other)
             else:
                 add(total, base)
-            if _differs(total, base):
+            if not found & 4 and _differs(total, base):
                 found |= 4
         if narrow(total, code, out, at):
             found |= 2

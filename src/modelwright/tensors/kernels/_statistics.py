@@ -17,24 +17,40 @@ from modelwright.tensors.kernels._combine import (
     equal,
     fill,
     kept_delta,
-    over,
-    subtract,
-    times,
+    scaled,
     vote,
 )
-from modelwright.tensors.kernels._formats import TILE, widen
+from modelwright.tensors.kernels._formats import TILE, widen, widen_delta
 from modelwright.tensors.kernels._jit import kernel
+from modelwright.tensors.kernels._pack import WIDTH, pack
 
 #: As in `tensors/_geometry.py`.
 BLOCK = 1 << 15
 LANES = 64
+#: Elements that are added up together: eight rows of lanes, so that lanes are loaded and stored once for all of them.
+_EIGHT = 8 * LANES
 
 
 @kernel
 def _multiply_up(lanes: Any, a: Any, b: Any) -> None:
     n = len(a)
-    whole = n - n % LANES
-    for i in range(0, whole, LANES):
+    whole, done = n - n % LANES, n - n % _EIGHT
+    for i in range(0, done, _EIGHT):
+        x = a[i : i + _EIGHT]
+        y = b[i : i + _EIGHT]
+        for j in range(LANES):
+            lanes[j] = (
+                lanes[j]
+                + np.float64(x[j]) * np.float64(y[j])
+                + np.float64(x[j + LANES]) * np.float64(y[j + LANES])
+                + np.float64(x[j + 2 * LANES]) * np.float64(y[j + 2 * LANES])
+                + np.float64(x[j + 3 * LANES]) * np.float64(y[j + 3 * LANES])
+                + np.float64(x[j + 4 * LANES]) * np.float64(y[j + 4 * LANES])
+                + np.float64(x[j + 5 * LANES]) * np.float64(y[j + 5 * LANES])
+                + np.float64(x[j + 6 * LANES]) * np.float64(y[j + 6 * LANES])
+                + np.float64(x[j + 7 * LANES]) * np.float64(y[j + 7 * LANES])
+            )
+    for i in range(done, whole, LANES):
         x = a[i : i + LANES]
         y = b[i : i + LANES]
         for j in range(LANES):
@@ -46,8 +62,22 @@ def _multiply_up(lanes: Any, a: Any, b: Any) -> None:
 @kernel
 def _add_up(lanes: Any, a: Any) -> None:
     n = len(a)
-    whole = n - n % LANES
-    for i in range(0, whole, LANES):
+    whole, done = n - n % LANES, n - n % _EIGHT
+    for i in range(0, done, _EIGHT):
+        x = a[i : i + _EIGHT]
+        for j in range(LANES):
+            lanes[j] = (
+                lanes[j]
+                + np.float64(abs(x[j]))
+                + np.float64(abs(x[j + LANES]))
+                + np.float64(abs(x[j + 2 * LANES]))
+                + np.float64(abs(x[j + 3 * LANES]))
+                + np.float64(abs(x[j + 4 * LANES]))
+                + np.float64(abs(x[j + 5 * LANES]))
+                + np.float64(abs(x[j + 6 * LANES]))
+                + np.float64(abs(x[j + 7 * LANES]))
+            )
+    for i in range(done, whole, LANES):
         x = a[i : i + LANES]
         for j in range(LANES):
             lanes[j] += np.float64(abs(x[j]))
@@ -145,9 +175,8 @@ def lengths(
             found = 1
         for i in range(count):
             x = tiles[i][:size]
-            if widen(raw[i], codes[i], at, x):
+            if widen_delta(raw[i], codes[i], at, base, x):
                 found = 1
-            subtract(x, base)
             for side in range(2):
                 if side == 1:
                     apply_keep(i, at, keep, x)
@@ -171,17 +200,16 @@ def magnitudes(raw: Any, codes: Any, n: int, count: int, out: Any, tiles: Any) -
         if widen(raw[count], codes[count], at, base[:size]):
             found = 1
         for i in range(count):
-            if widen(raw[i], codes[i], at, x[:size]):
+            if widen_delta(raw[i], codes[i], at, base[:size], x[:size]):
                 found = 1
-            _distance(x[:size], base[:size], out[i][at : at + size])
+            _sizes(x[:size], out[i][at : at + size])
     return found
 
 
 @kernel
-def _distance(x: Any, base: Any, out: Any) -> None:
+def _sizes(x: Any, out: Any) -> None:
+    """The bits of magnitudes."""
     bits = x.view(np.uint32)
-    for i in range(len(x)):
-        x[i] -= base[i]
     for i in range(len(x)):
         out[i] = bits[i] & np.uint32(0x7FFFFFFF)
 
@@ -198,10 +226,14 @@ def _above(bits: Any, most: Any) -> Any:
 def _near(bits: Any, low: Any, high: Any, out: Any, at: int) -> Any:
     """Copy what lies in [low, high] to `out` from place `at` on, one after the other; the place after the last.
 
-    Without a branch: one that is taken at random costs more than all the rest.
+    Without a branch: one that is taken at random costs more than all the rest. Up to `WIDTH` places more are written.
     """
     span = np.uint32(high - low)
-    for i in range(len(bits)):
+    n = len(bits)
+    whole = n - n % WIDTH
+    for i in range(0, whole, WIDTH):
+        at = pack(bits, i, low, span, out, at)
+    for i in range(whole, n):
         out[at] = bits[i]
         at += int(np.uint32(bits[i] - low) <= span)  # below `low` it wraps around to a large number
     return at
@@ -222,7 +254,7 @@ def collect(
         owner: For each threshold which model it is of, in rising order.
         low: For each the least bits that are near.
         high: For each the greatest.
-        out: For the result: (thresholds, room for n + 1) uint32.
+        out: For the result: (thresholds, room for n + WIDTH) uint32.
         filled: For each how many are there, updated.
         above: For each how many are beyond `high`, added to.
         sizes: Scratch of TILE uint32.
@@ -240,11 +272,11 @@ def collect(
             found = 1
         t = 0
         for i in range(count):
-            if widen(raw[i], codes[i], at, x[:size]):
+            if widen_delta(raw[i], codes[i], at, base[:size], x[:size]):
                 found = 1
             if t == len(owner) or owner[t] != i:
                 continue
-            _distance(x[:size], base[:size], bits)
+            _sizes(x[:size], bits)
             while t < len(owner) and owner[t] == i:
                 above[t] += _above(bits, high[t])
                 filled[t] = _near(bits, low[t], high[t], out[t], filled[t])
@@ -271,7 +303,6 @@ def find(counts: Any, rank: int) -> Any:
     return -1, before
 
 
-@kernel
 def select(values: Any, rank: int, room: Any) -> Any:
     """The rank-th largest of some bits, from 1; how many are larger, and how many equal it.
 
@@ -280,7 +311,11 @@ def select(values: Any, rank: int, room: Any) -> Any:
         rank: Which.
         room: Scratch, as long as the values.
     """
-    counts = np.zeros(4096, np.int64)
+    return _select(values, rank, room, np.empty(4096, np.int64))  # kernels do not allocate
+
+
+@kernel
+def _select(values: Any, rank: int, room: Any, counts: Any) -> Any:
     larger, n = 0, len(values)
     source = values
     while True:
@@ -325,10 +360,8 @@ def ties(raw: Any, codes: Any, n: int, count: int, owner: Any, wanted: Any, coun
             found = 1
         for t in range(len(owner)):
             i = owner[t]
-            if t == 0 or owner[t - 1] != i:
-                if widen(raw[i], codes[i], at, x[:size]):
-                    found = 1
-                subtract(x[:size], base[:size])
+            if (t == 0 or owner[t - 1] != i) and widen_delta(raw[i], codes[i], at, base[:size], x[:size]):
+                found = 1
             counts[t] += equal(x[:size], wanted[t])
     return found
 
@@ -348,9 +381,7 @@ def net_sign(
         fill(sign, np.float32(0))
         for i in range(count):
             x = tiles[i][:size]
-            times(x, ratio[i])
-            over(x, divide[i])
-            times(x, weight[i])
+            scaled(x, ratio[i], divide[i], weight[i])
             if elect == COUNT:
                 vote(sign, x)
             else:

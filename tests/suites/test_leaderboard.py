@@ -1,0 +1,196 @@
+"""The leaderboard is what the records come to."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelwright.errors import InputError
+from modelwright.evaluate import Metric, Part, Records
+from modelwright.methods import METHODS
+from modelwright.suites import Cells, Leaderboard, Settings, leaderboard, pooled, sweep
+from modelwright.suites._leaderboard import spread
+from modelwright.suites._order import RESAMPLES, compare_orders
+from suites.tiny import VIEWS, TinySuite
+
+MERGED = sorted(set(METHODS) - {"slerp", "nuslerp", "passthrough"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sweep")
+    sweep(TinySuite(), "all", out=out, settings=Settings(seeds=2, budget=2, validation=60))
+    return out
+
+
+@pytest.fixture(scope="module")
+def board(folder: Path) -> Leaderboard:
+    return leaderboard(folder)
+
+
+@cache
+def records(folder: Path, seed: int) -> Records:
+    return Records.read(folder / "records" / f"seed-{seed}")
+
+
+def hits(folder: Path, seed: int, task: str, system: str) -> float:
+    part = records(folder, seed).part(task, system)
+    return float(np.mean(part.column("answer") == part.column("target")))
+
+
+def test_figures_and_shares_are_those_of_the_records(folder: Path, board: Leaderboard) -> None:
+    for label in ("ties", "ensemble", "base"):
+        line = board.line(label)
+        assert line.seeds == (0, 1)
+        for task in VIEWS:
+            for seed in line.seeds:
+                own = hits(folder, seed, task, f"expert-{task}")
+                assert line.figures[task][seed] == pytest.approx(hits(folder, seed, task, label))
+                assert line.shares[task][seed] == pytest.approx(hits(folder, seed, task, label) / own)
+    assert list(board.metrics) == list(VIEWS)
+    np.testing.assert_allclose(board.line("experts").share, 1)
+    mean = np.mean([hits(folder, 1, "mirrored", f"expert-{view}") for view in VIEWS])
+    assert board.line("any expert").figures["mirrored"][1] == pytest.approx(mean)
+
+
+def test_spread_is_the_standard_deviation_over_seeds(board: Leaderboard) -> None:
+    a, b = board.line("ties").share
+    assert spread(board.line("ties").share) == pytest.approx(abs(a - b) / np.sqrt(2))
+    assert spread([0.5]) is None
+
+
+def test_weights_that_are_kept(board: Leaderboard) -> None:
+    one = board.line("base").nbytes
+    assert one
+    assert board.line("ties").nbytes == one
+    assert board.line("experts").nbytes == board.line("ensemble").nbytes == 3 * one
+
+
+def test_groups_stand_apart_and_methods_from_worst_to_best(board: Leaderboard) -> None:
+    assert [line.label for line in board.lines][:4] == ["base", "any expert", "experts", "multitask"]
+    assert board.lines[-1].label == "ensemble"
+    shares = [line.share.mean() for line in board.lines if line.group == "data-free"]
+    assert shares == sorted(shares)
+
+
+def test_markdown_says_figures_conditions_and_what_is_left_out(board: Leaderboard) -> None:
+    text = board.markdown()
+    line = board.line("ties")
+    figures = " | ".join(f"{100 * np.mean(line.figures[task]):.1f}" for task in VIEWS)
+    share = f"{100 * line.share.mean():.1f} ± {100 * (spread(line.share) or 0):.1f} %"
+    assert f"| `ties` | {figures} | {100 * line.raw.mean():.1f} | {share} |" in text
+    assert "2 seeds, community semantics" in text
+    assert "at most 2 evaluations a method" in text
+    assert "- slerp skipped (seed 0, 1): it takes 1 model beside the base, and there are 3 experts" in text
+    for table in text.split("\n\n"):
+        rows = [row for row in table.splitlines() if row.startswith("|")]
+        assert len({row.count("|") for row in rows}) <= 1, table
+
+
+def test_files(folder: Path, board: Leaderboard, tmp_path: Path) -> None:
+    files = board.write(tmp_path)
+    assert [path.name for path in files] == ["leaderboard." + end for end in ("md", "json", "svg", "html")]
+    data = json.loads(files[1].read_text(encoding="utf-8"))
+    assert data["version"] == 1
+    ties = next(line for line in data["lines"] if line["label"] == "ties")
+    assert ties["mean_share"] == pytest.approx(board.line("ties").share.mean())
+    assert len(ties["parameters"]) == 2
+    picture = files[2].read_text(encoding="utf-8")
+    words = {node.text for node in ElementTree.fromstring(picture).iter() if node.text}
+    assert {"ties", "ensemble", "tiny"} <= words
+    page = files[3].read_text(encoding="utf-8")
+    assert f"The best merge is {max(MERGED, key=lambda name: board.line(name).share.mean())} with " in page
+    assert "<svg" in page
+    assert "http" not in re.sub(r"http://www.w3.org/\S+", "", page)
+    board.write(tmp_path / "again")
+    assert (tmp_path / "again/leaderboard.svg").read_text(encoding="utf-8") == picture
+
+
+def test_an_unfinished_sweep_has_a_table_of_its_finished_seeds(folder: Path, tmp_path: Path) -> None:
+    for path in folder.rglob("*"):
+        target = tmp_path / path.relative_to(folder)
+        if path.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        elif not path.name.startswith("leaderboard"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    Cells(tmp_path).discard(1, "expert-upright")
+    found = leaderboard(tmp_path)
+    assert found.line("ties").seeds == (0,)
+    assert "±" not in found.markdown().split("## ")[0].split("of experts |")[1]
+    Cells(tmp_path).discard(0, "expert-upright")
+    with pytest.raises(InputError, match="has no seed whose experts are finished"):
+        leaderboard(tmp_path)
+    with pytest.raises(InputError, match=r"no sweep in '.*'. mw sweep SUITE -o FOLDER makes one"):
+        leaderboard(tmp_path / "nothing")
+
+
+class Coins:
+    """Records of systems whose items are right with a given probability; the experts always are."""
+
+    def __init__(self, folder: Path, rates: dict[str, float]):
+        template = records(folder, 0).part("upright", "ties")
+        rng = np.random.default_rng(0)
+        self.tasks = ["upright"]
+        self.labels = list(rates)
+        self._parts = {name: self._of(template, rng.random(400) < rate) for name, rate in rates.items()}
+        self._parts["experts"] = self._of(template, np.ones(400, bool))
+
+    @staticmethod
+    def _of(template: Part, right: np.ndarray) -> Part:
+        table = template.table
+        place = table.schema.get_field_index("score")
+        import pyarrow as pa
+
+        return replace(
+            template, table=table.set_column(place, table.schema.field(place), pa.array(right.astype(float)))
+        )
+
+    def part(self, label: str, seed: int, task: str) -> Part:
+        return self._parts[label]
+
+    def seeds(self, label: str) -> tuple[int, ...]:
+        return (0,)
+
+    def metric(self, task: str) -> Metric:
+        return self._parts["experts"].metric
+
+
+def test_the_expected_order_is_compared_rank_by_rank(folder: Path) -> None:
+    coins = Coins(folder, {"base": 0.8, "linear": 0.5, "ties": 0.52, "other": 0.1})
+    found = {(pair.better, pair.worse): pair for pair in compare_orders(coins)}
+    assert set(found) == {("experts", "ties"), ("ties", "linear"), ("linear", "base")}
+    assert found["experts", "ties"].verdict == "as expected"
+    assert found["ties", "linear"].verdict == "cannot be told"
+    assert found["linear", "base"].verdict == "the other way round"
+
+
+def test_intervals_are_those_of_paired_differences(folder: Path) -> None:
+    """Against the normal approximation: the standard error of the mean of the items' differences."""
+    coins = Coins(folder, {"linear": 0.7, "base": 0.5})
+    pair = next(pair for pair in compare_orders(coins) if pair.better == "linear")
+    scores = [coins.part(name, 0, "upright").column("score") for name in ("linear", "base")]
+    off = scores[0] - scores[1]
+    assert pair.difference == pytest.approx(off.mean())
+    half = 1.96 * off.std(ddof=1) / np.sqrt(len(off))
+    assert (pair.high - pair.low) / 2 == pytest.approx(half, rel=4 / np.sqrt(RESAMPLES))
+    assert pair.low < pair.difference < pair.high
+
+
+def test_the_seeds_pooled_are_paired_by_seed_and_item(folder: Path, board: Leaderboard) -> None:
+    both = pooled(folder)
+    part = both.part("mirrored", "ties")
+    assert part.figure == pytest.approx(np.mean(board.line("ties").figures["mirrored"]))
+    assert len(part.ids) == 800
+    assert {name.split("/")[0] for name in part.ids} == {"seed-0", "seed-1"}
+    assert part.ids == both.part("mirrored", "base").ids
+    assert part.head.made["seed"] == [0, 1]
+    assert len(part.head.made["parameters"]) == 2
+    assert "slerp" not in both.systems
