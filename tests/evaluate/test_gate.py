@@ -227,6 +227,7 @@ def valid(root: ET.Element) -> None:
         assert len({(case.get("classname"), case.get("name")) for case in cases}) == len(cases)
 
 
+@pytest.mark.slow
 def test_the_schema_is_what_pytest_writes(tmp_path: Path) -> None:
     """Files of pytest are read by every CI system; they are valid by the rules that ours are held to."""
     (tmp_path / "test_x.py").write_text("def test_a(): pass\ndef test_b(): assert 0\n", encoding="utf-8")

@@ -143,14 +143,13 @@ def test_intervals_cover_what_they_say() -> None:
 
 
 def test_a_perfect_system_is_not_certain_to_be_perfect() -> None:
-    """The limit of Clopper and Pearson, as statsmodels has it."""
-    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    """The limit of Clopper and Pearson, as scipy has it."""
     one = np.array(["x"] * 25, dtype=object)
     for hits in (0, 25):
         scores = np.full(25, float(hits > 0))
         (figure,) = sample(METRICS["accuracy"], [Whole(one, one, scores, np.ones(25))], ids(25), seed=0, count=200)
         found = figure.interval(0.95)
-        assert (found.low, found.high) == pytest.approx(proportion.proportion_confint(hits, 25, method="beta"))
+        assert (found.low, found.high) == pytest.approx(tuple(scipy_stats.binomtest(hits, 25).proportion_ci(0.95)))
 
 
 def test_systems_that_no_item_tells_apart_may_still_differ() -> None:
@@ -197,12 +196,24 @@ def test_a_ratio_is_that_of_the_draws() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_mcnemar_is_that_of_statsmodels(seed: int) -> None:
-    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+def test_mcnemar_is_a_binomial_test_of_the_items_that_differ(seed: int) -> None:
     first, second = (whole("accuracy", 60, s).scores for s in (seed, seed + 10))
-    table = [[((first == a) & (second == b)).sum() for b in (1, 0)] for a in (1, 0)]
-    assert mcnemar(first, second) == pytest.approx(tables.mcnemar(table, exact=True).pvalue)
+    better, apart = int((first > second).sum()), int((first != second).sum())
+    assert mcnemar(first, second) == pytest.approx(scipy_stats.binomtest(better, apart).pvalue)
     assert mcnemar(first, second) == pytest.approx(mcnemar(second, first))
+
+
+@pytest.mark.slow
+def test_mcnemar_and_holm_are_those_of_statsmodels() -> None:
+    """Slow to import, nothing else."""
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    for seed in range(10):
+        first, second = (whole("accuracy", 60, s).scores for s in (seed, seed + 20))
+        table = [[((first == a) & (second == b)).sum() for b in (1, 0)] for a in (1, 0)]
+        assert mcnemar(first, second) == pytest.approx(tables.mcnemar(table, exact=True).pvalue)
+        values = np.random.default_rng(seed).random(7) ** 3
+        np.testing.assert_allclose(holm(values.tolist()), multitest.multipletests(values, method="holm")[1])
 
 
 def test_mcnemar_without_a_difference() -> None:
@@ -287,10 +298,17 @@ def test_p_of_a_sample_is_never_zero() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_is_that_of_statsmodels(values: list[float]) -> None:
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
-    np.testing.assert_allclose(holm(values), multitest.multipletests(values, method="holm")[1], atol=1e-12)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.floats(0.001, 0.5))
+def test_holm_rejects_what_the_procedure_rejects(values: list[float], alpha: float) -> None:
+    """As Holm wrote it: from the smallest p on, reject while it is at most alpha over the number that is left."""
+    rejected: set[int] = set()
+    for rank, i in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        if values[i] * (len(values) - rank) > alpha:
+            break
+        rejected.add(i)
+    adjusted = holm(values)
+    equal = {i for i in range(len(values)) if any(values[i] == values[j] for j in rejected)}
+    assert {i for i, p in enumerate(adjusted) if p <= alpha} in (rejected, rejected | equal)
 
 
 def test_holm_leaves_out_what_was_not_tested() -> None:

@@ -265,8 +265,14 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="With --task: where to keep the records.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="With --task: where modules run.")] = "cpu",
+    split: Annotated[str, typer.Option("--split", help="With --task: which items.")] = "test",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="With --task: only so many items.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="With --task: items at a time.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="With --task: where models run.")] = "cpu",
+    network: Annotated[
+        str | None, typer.Option("--network", metavar="M:F", help="With --task: builds the modules of checkpoints.")
+    ] = None,
+    plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -276,7 +282,8 @@ def compare(
     """
     from modelwright.cli._compare import Comparing, run_compare
 
-    asking = {"out": out, "device": device, "batch": batch}
+    asking = {"out": out, "split": split, "limit": limit, "batch": batch, "device": device, "network": network}
+    asking["plugins"] = plugin
     options = Comparing(
         task,
         reference,

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelwright.cli._eval import Asking, evaluated
 from modelwright.errors import InputError, did_you_mean, printable
-from modelwright.evaluate import Comparison, Gate, Mean, Price, Records, Verdicts, compare, metric, with_ensemble
+from modelwright.evaluate import Comparison, Gate, Mean, Price, Records, Verdicts, compare, metric, task, with_ensemble
+from modelwright.evaluate._systems import label_of
 from modelwright.recipe._yaml import load
 from modelwright.report import _comparison as shown
 
@@ -72,6 +74,8 @@ def run_compare(inputs: Sequence[str], options: Comparing, *, json: bool, quiet:
     prices = None if options.prices is None else _prices(options.prices)
     if options.html is not None:
         _can_draw()
+    if gate is not None and options.tasks:
+        _check_early(gate, inputs, options)
     records = _records(inputs, options, bar=not json and not quiet)
     if options.ensemble or options.members:
         records = with_ensemble(records, options.members or None, space=options.space)  # type: ignore[arg-type]
@@ -107,9 +111,18 @@ def _records(inputs: Sequence[str], options: Comparing, *, bar: bool) -> Records
             if place.is_dir() and not any(place.rglob("*.parquet")):
                 raise InputError(f"there are no records in '{place}'", "If it is a model, say on which --task.")
         return Records.read(*inputs)
-    from modelwright.cli import _eval  # type: ignore[attr-defined]
+    return evaluated(inputs, options.tasks, Asking(**options.asking, bar=bar))
 
-    return _eval.evaluated(inputs, options.tasks, _eval.Asking(**options.asking, bar=bar))
+
+def _check_early(gate: Gate, inputs: Sequence[str], options: Comparing) -> None:
+    """Names that the gate has and nobody else, before models are loaded."""
+    labels = [label_of(text) for text in inputs]
+    known = [label for label in labels if label is not None]
+    if options.ensemble or options.members:
+        known.append("ensemble")
+    if None in labels:  # a function of the user's names its system itself
+        known += [*gate.rules.systems, *([gate.rules.reference] if gate.rules.reference else [])]
+    gate.check_names(known, [task(one).name for one in options.tasks])
 
 
 def _pairs(entries: Sequence[str], form: str) -> dict[str, str]:
@@ -145,8 +158,8 @@ def _prices(path: Path) -> dict[str, Price]:
                 raise InputError(f"unknown price '{name}'", did_you_mean(str(name), names), where)
         try:
             prices[str(system)] = TypeAdapter(Price).validate_python(dict(said))
-        except (ValidationError, InputError) as error:
-            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.problems[0].what
+        except ValidationError as error:
+            first = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
             raise InputError(f"the price of '{system}': {first[:1].lower()}{first[1:]}", where=where) from None
     return prices
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -15,14 +16,13 @@ from modelwright.errors import InputError, did_you_mean, listing
 from modelwright.evaluate._answer import answer
 from modelwright.evaluate._calibration import DEFAULT, Calibration, Convention, Flips, calibration, negative_flips
 from modelwright.evaluate._comparison import Against, Comparison, Mean, Row
+from modelwright.evaluate._front import eval
 from modelwright.evaluate._judged import Judged, JudgedTask
 from modelwright.evaluate._kinds import Cost, Price, SystemKind, cost_of, experts_of, kinds_of
-from modelwright.evaluate._predictor import predictor
 from modelwright.evaluate._records import Part, Records
-from modelwright.evaluate._run import Plan, run
 from modelwright.evaluate._statistics import Interval, IntervalKind, Sampled, holm, pareto
-from modelwright.evaluate._task import Task
 
+_ASKING = [name for name in inspect.signature(eval).parameters if name not in ("systems", "task")]
 #: Fewer items than this, and intervals from resamples are too narrow.
 _FEW = 30
 
@@ -30,7 +30,7 @@ _FEW = 30
 def compare(
     records: Records | str | Path | Sequence[Any],
     *,
-    task: Task | Sequence[Task] | None = None,
+    task: Any = None,
     reference: str | None = None,
     experts: Mapping[str, str] | None = None,
     kinds: Mapping[str, str] | None = None,
@@ -40,14 +40,13 @@ def compare(
     resamples: int = 2000,
     interval: IntervalKind = "bca",
     convention: Convention = DEFAULT,
-    plan: Plan | None = None,
+    **asking: Any,
 ) -> Comparison:
     """Compare systems item by item.
 
     Args:
-        records: `Records`, a folder of them or several; with `task`, systems to evaluate first: predictors, modules,
-            estimators, functions.
-        task: What to evaluate systems on.
+        records: `Records`, a folder of them or several; with `task`, systems to evaluate first, as in `mw.eval`.
+        task: What to evaluate systems on, as in `mw.eval`.
         reference: The system that the others are compared with; default the best single one.
         experts: The expert of each task, by which figures are normalised; default what the records say.
         kinds: `single`, `merge`, `ensemble`, `base` or `other` for systems whose records do not say so.
@@ -57,7 +56,7 @@ def compare(
         resamples: How often items are drawn anew, at least 100.
         interval: `bca`, or `percentile`.
         convention: Of calibration errors.
-        plan: How systems are evaluated, with `task`.
+        **asking: With `task`, how systems are asked: `out`, `split`, `limit`, `device` and the rest of `mw.eval`.
 
     Returns:
         Rows, means over tasks and the answer. Intervals are of drawing other items of the same tasks.
@@ -67,14 +66,10 @@ def compare(
 
     Example:
         >>> import numpy as np
-        >>> from modelwright.evaluate import Classification, Items, METRICS, Splits, predictor
         >>> inputs, labels = np.arange(200) % 7, (np.arange(200) % 7 > 3).astype(int)
-        >>> digits = Classification(
-        ...     name="sevens", splits=Splits({"test": Items.of(inputs, labels)}), metric=METRICS["accuracy"], names=("low", "high")
-        ... )
         >>> step = lambda at: lambda x: np.stack([x <= at, x > at], axis=1).astype(float)
-        >>> systems = [predictor(step(at), name) for at, name in ((3, "right"), (5, "wrong"))]
-        >>> found = compare(systems, task=digits, kinds={"right": "merge", "wrong": "single"})
+        >>> systems = {"right": step(3), "wrong": step(5)}
+        >>> found = compare(systems, task=(inputs, labels), kinds={"right": "merge", "wrong": "single"})
         >>> found.answer.verdict, found.reference
         ('merge', 'wrong')
     """
@@ -84,7 +79,7 @@ def compare(
         raise InputError(f"resamples must be at least 100, got {resamples}", "2000 are usual.")
     if interval not in get_args(IntervalKind):
         raise InputError(f"interval cannot be '{interval}'", did_you_mean(interval, get_args(IntervalKind)))
-    found = _records(records, task, plan)
+    found = _records(records, task, asking)
     known = kinds_of(found, kinds)
     for name in prices or {}:
         if name not in known:
@@ -116,13 +111,14 @@ def compare(
     )
 
 
-def _records(records: Any, task: Task | Sequence[Task] | None, plan: Plan | None) -> Records:
+def _records(records: Any, task: Any, asking: Mapping[str, Any]) -> Records:
     if task is not None:
-        tasks = [task] if isinstance(task, Task) else list(task)
-        systems = list(records) if isinstance(records, Sequence) and not isinstance(records, str) else [records]
-        return run([predictor(system) for system in systems], tasks, plan=plan)
-    if plan is not None:
-        raise InputError("a plan says how systems are evaluated, and there is no task", "Give task=.")
+        unknown = [name for name in asking if name not in _ASKING]
+        if unknown:
+            raise InputError(f"compare has no argument '{unknown[0]}'", did_you_mean(unknown[0], _ASKING))
+        return eval(records, task, **asking)
+    if asking:
+        raise InputError(f"'{next(iter(asking))}' says how systems are asked, and there is no task", "Give task=.")
     if isinstance(records, Records):
         if not len(records):
             raise InputError("there are no records to compare")

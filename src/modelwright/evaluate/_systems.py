@@ -128,6 +128,15 @@ def labelled(text: str) -> tuple[str | None, str]:
     return match["label"].strip() or None, match["rest"]
 
 
+def label_of(text: str) -> str | None:
+    """What a system will be called, before it is loaded; None where a function of the user's decides."""
+    label, rest = labelled(text)
+    if label is not None or _named.is_named(rest):
+        return label
+    path = Path(rest).expanduser()
+    return path.resolve().name if path.is_dir() else path.stem
+
+
 def _of_text(text: str, label: str | None, context: _Context) -> Predictor:
     if _named.is_named(text):
         return _of_function(text, label, context)
