@@ -60,7 +60,7 @@ def test_help_lists_the_commands_in_whole_sentences(said: Any) -> None:
     assert (code, err) == (0, "")
     assert out.startswith("Usage: mw [OPTIONS] COMMAND [ARGS]...")
     assert "..." not in out.partition("Commands:")[2]
-    for name in ("demo", "check", "merge", "methods"):
+    for name in ("demo", "check", "merge", "eval", "methods"):
         assert f"\n  {name} " in out
 
 
@@ -74,6 +74,7 @@ def test_help_lists_the_commands_in_whole_sentences(said: Any) -> None:
         ("check", "--method --base --set --seed --threads --plugin --json --quiet"),
         ("methods", "--plugin --json --cite"),
         ("demo", "--out --seed --quiet"),
+        ("eval", "--task --out --split --limit --batch --device --network --metric --restart --plugin --json --quiet"),
     ],
 )
 def test_help_of_a_command(name: str, options: str, said: Any) -> None:

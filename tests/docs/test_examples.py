@@ -16,6 +16,7 @@ import yaml
 
 import modelwright as mw
 from modelwright.cli._app import app, run
+from modelwright.evaluate import KINDS
 from modelwright.methods import METHODS
 from modelwright.recipe import load_recipe
 
@@ -26,7 +27,9 @@ def by_page(pages: list[Path]) -> list[Any]:
     return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages]
 
 
-RECIPES = [pytest.param(b, id=b.id) for page in PAGES for b in blocks(page, "yaml")]
+YAML = [block for page in PAGES for block in blocks(page, "yaml")]
+TASKS = [pytest.param(b, id=b.id) for b in YAML if re.search(r"^data:", b.text, re.MULTILINE)]
+RECIPES = [pytest.param(b, id=b.id) for b in YAML if not re.search(r"^data:", b.text, re.MULTILINE)]
 LINES = [
     pytest.param(command, id=f"{page.relative_to(ROOT)}:{line}") for page in PAGES for line, command in commands(page)
 ]
@@ -69,7 +72,12 @@ def docstrings() -> list[Any]:
     known = [
         f"modelwright.methods.merging.{path.stem}" for path in (ROOT / "src/modelwright/methods/merging").glob("_*.py")
     ]
-    known += ["modelwright.api", "modelwright.checkpoint._open"]
+    known += [
+        "modelwright.api",
+        "modelwright.checkpoint._open",
+        "modelwright.evaluate._front",
+        "modelwright.evaluate.sources._task",
+    ]
     return [pytest.param(name, id=name) for name in sorted(known) if not name.endswith("__init__")]
 
 
@@ -135,6 +143,15 @@ def test_a_wrong_recipe_is_noticed(tmp_path: Path) -> None:
     text = "merge_method: linear\nmodels:\n  - {model: a, parameters: {wait: 1}}\n"
     with pytest.raises(mw.InputError, match="no parameter 'wait'"):
         test_recipes_are_accepted(Block(ROOT / "README.md", 1, "yaml", text, True), tmp_path)
+
+
+# --- task files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", TASKS)
+def test_task_files_are_accepted(block: Block) -> None:
+    said = yaml.safe_load(block.text)
+    KINDS[said.get("kind", "classification")].settings.model_validate(said)
 
 
 # --- command lines -------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_a_limit_is_no_run_of_the_first() -> None:
 
 def test_splits_are_of_known_names_in_their_order() -> None:
     assert list(Splits({"test": items("a"), "tune": items("b")})) == ["tune", "test"]
-    with pytest.raises(InputError, match="no split is called 'train'. Valid: test, tune, validation."):
+    with pytest.raises(InputError, match=r"no split is called 'train'. Valid: test, tune, validation."):
         Splits({"train": items("a")})
     with pytest.raises(InputError, match=r"there is no split 'validation'. Valid: test\."):
         Splits({"test": items("a")})["validation"]

@@ -104,7 +104,7 @@ def test_scores_are_float64_one_an_item() -> None:
 
 
 def test_an_unknown_metric() -> None:
-    with pytest.raises(InputError, match="there is no metric 'acuracy'. Did you mean 'accuracy'?"):
+    with pytest.raises(InputError, match=r"there is no metric 'acuracy'. Did you mean 'accuracy'?"):
         metric("acuracy")
     assert metric(METRICS["brier"]) is METRICS["brier"]
 

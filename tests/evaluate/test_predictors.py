@@ -107,7 +107,7 @@ def test_an_estimator_that_never_saw_a_class() -> None:
 
 
 def test_estimators_that_are_refused() -> None:
-    with pytest.raises(InputError, match="'lr' is not fitted yet. Call its fit first."):
+    with pytest.raises(InputError, match=r"'lr' is not fitted yet. Call its fit first."):
         predictor(LogisticRegression(), "lr")
     with pytest.raises(InputError, match="'svc' cannot give probabilities"):
         predictor(LinearSVC().fit(X, Y), "svc").checked_probabilities(ITEMS, 3)
@@ -129,7 +129,7 @@ def test_a_module_in_train_mode_is_refused_by_the_part_that_is() -> None:
     torch = pytest.importorskip("torch")
     net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Dropout())
     with pytest.raises(
-        InputError, match="'net' is in train mode: dropout and batch statistics would change its answers. Call"
+        InputError, match=r"'net' is in train mode: dropout and batch statistics would change its answers. Call"
     ):
         predictor(net, "net")
     net.eval()[1].train()

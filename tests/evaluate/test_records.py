@@ -111,7 +111,7 @@ def test_systems_that_cannot_be_compared(other: dict[str, Any], said: str) -> No
 
 
 def test_one_system_twice() -> None:
-    with pytest.raises(InputError, match="two results of one system on one task. Give each system its own label."):
+    with pytest.raises(InputError, match=r"two results of one system on one task. Give each system its own label."):
         Records([part(), part()])
     with pytest.raises(InputError, match="Compare one split at a time"):
         Records([part(), part(split="tune")])
@@ -130,7 +130,7 @@ def test_an_item_twice(tmp_path: Path) -> None:
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no records in '.*'. Records are .parquet files that mw eval writes."):
         Records.read(tmp_path)
-    with pytest.raises(InputError, match="there is no file '.*none.parquet'"):
+    with pytest.raises(InputError, match=r"there is no file '.*none.parquet'"):
         Records.read(tmp_path / "none.parquet")
     with pytest.raises(InputError, match=r"there are no records of 'u' on 't'. Systems: s\."):
         Records([part()]).part("t", "u")
@@ -233,7 +233,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(RuntimeError, match="cannot write records to '.*': No space left on device"):
+    with pytest.raises(RuntimeError, match=r"cannot write records to '.*': No space left on device"):
         write_part(part(seed=1), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]

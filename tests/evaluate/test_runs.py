@@ -18,7 +18,15 @@ import pytest
 
 from modelwright.errors import InputError, RunError
 from modelwright.evaluate import (
-    METRICS, Classification, FunctionPredictor, Items, Plan, Records, Regression, Splits, run,
+    METRICS,
+    Classification,
+    FunctionPredictor,
+    Items,
+    Plan,
+    Records,
+    Regression,
+    Splits,
+    run,
 )  # fmt: skip
 from modelwright.evaluate._records import table_of, write_part
 
@@ -102,7 +110,7 @@ def test_what_a_system_says_of_itself_is_recorded() -> None:
 def test_what_failed_goes_on_where_it_was(tmp_path: Path) -> None:
     broken = Asked(breaks_after=20)
     with pytest.raises(
-        RunError, match="'s' fails on 'sides', at one of the items 'item 20' .. 'item 29': ValueError: out of paper"
+        RunError, match=r"'s' fails on 'sides', at one of the items 'item 20' .. 'item 29': ValueError: out of paper"
     ):
         run([system(broken)], [task()], tmp_path, Plan(batch=10))
     assert not list(tmp_path.rglob("*.parquet"))
@@ -259,7 +267,7 @@ class _nothing:  # noqa: N801
 def test_a_system_that_has_changed(tmp_path: Path) -> None:
     run([system(Asked(), fingerprint="one")], [task()], tmp_path)
     with pytest.raises(
-        InputError, match="the system has changed since. Use another label or another folder, or --restart"
+        InputError, match=r"the system has changed since. Use another label or another folder, or --restart"
     ):
         run([system(Asked(), fingerprint="two")], [task()], tmp_path)
     run([system(Asked(), fingerprint="two")], [task()], tmp_path, Plan(restart=True))
@@ -296,7 +304,7 @@ def test_records_with_items_that_the_task_has_not(tmp_path: Path) -> None:
 
 
 def test_names_that_are_taken() -> None:
-    with pytest.raises(InputError, match="two systems are called 's'. Give each a name of its own, as NAME=MODEL"):
+    with pytest.raises(InputError, match=r"two systems are called 's'. Give each a name of its own, as NAME=MODEL"):
         run([system(Asked()), system(Asked())], [task()])
     with pytest.raises(InputError, match="'Ties' and 'ties' differ only in case"):
         run([system(Asked(), "Ties"), system(Asked(), "ties")], [task()])

@@ -146,7 +146,7 @@ def test_images_are_decoded_only_when_their_split_is_asked_for(here: Path) -> No
     write("pets/test/cat/0.png", "no image")
     found = task("pets")
     assert len(found.items("tune")) == 2
-    with pytest.raises(InputError, match="cannot read the image: .*0.png"):
+    with pytest.raises(InputError, match=r"cannot read the image: .*0.png"):
         found.items("test")
 
 
@@ -223,19 +223,19 @@ def test_functions(here: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> N
         task(f"{where}:whole", metric="brier")
     with pytest.raises(InputError, match=r"'made.*:fails' fails: ZeroDivisionError: division by zero. \[.*made.py:6\]"):
         task(f"{where}:fails")
-    with pytest.raises(InputError, match="a int is no data for a task. Give a file, a folder, Items"):
+    with pytest.raises(InputError, match=r"a int is no data for a task. Give a file, a folder, Items"):
         task(f"{where}:number")
-    with pytest.raises(InputError, match="has no function 'pairs'. Did you mean 'pair'?"):
+    with pytest.raises(InputError, match=r"has no function 'pairs'. Did you mean 'pair'?"):
         task(f"{where}:pairs")
 
 
 def test_functions_that_are_not_there(here: Path) -> None:
-    with pytest.raises(InputError, match="there is no module 'nothing_like_it'. It must be installed"):
+    with pytest.raises(InputError, match=r"there is no module 'nothing_like_it'. It must be installed"):
         task("nothing_like_it:f")
-    with pytest.raises(InputError, match="there is no file 'none.py'"):
+    with pytest.raises(InputError, match=r"there is no file 'none.py'"):
         task("none.py:f")
     write("broken.py", "import json\nx = json.loads('')\n")
-    with pytest.raises(InputError, match="importing 'broken.py' fails: JSONDecodeError"):
+    with pytest.raises(InputError, match=r"importing 'broken.py' fails: JSONDecodeError"):
         task("broken.py:f")
 
 
@@ -409,7 +409,7 @@ def test_splits_that_are_none(here: Path, rows: dict[str, int], options: dict[st
         ("d.jsonl", '{"inputs": null, "target": "a"}\n', "'inputs' is null"),
         ("d.jsonl", '{"inputs": [1], "target": "a"}\n{"inputs": [1, 2], "target": "b"}\n', "must be of numbers, all of one shape"),
         ("d.npz", "not a zip", "cannot read: .*plain arrays"),
-        ("d.txt", "x", "no format of data is called '.txt'. Known: .npz, .csv"),
+        ("d.xml", "x", "no format of data is called '.xml'. Known: .npz, .csv"),
         ("d/a.txt", "x", "files lie beside the classes' folders: a.txt"),
         ("d/cat/a.txt", "x", "not images: cat/a.txt. Move them elsewhere; nothing is left out."),
     ],
@@ -421,7 +421,7 @@ def test_files_that_are_refused(here: Path, name: str, text: str, said: str) -> 
 
 
 def test_more_files_that_are_refused(here: Path) -> None:
-    with pytest.raises(InputError, match="there is no file or folder 'none.csv'"):
+    with pytest.raises(InputError, match=r"there is no file or folder 'none.csv'"):
         task("none.csv")
     Path("d.csv").write_bytes(b"a,target\n\xff,x\n")
     with pytest.raises(InputError, match="not UTF-8"):
@@ -579,7 +579,7 @@ def test_task_files_that_are_refused(here: Path, old: str, new: str, said: str) 
 
 
 def test_a_task_file_that_is_not_there(here: Path) -> None:
-    with pytest.raises(InputError, match="no task file 'none.yml'"):
+    with pytest.raises(InputError, match=r"no task file 'none.yml'"):
         task("none.yml")
 
 
@@ -590,5 +590,5 @@ def test_kinds_are_a_registry() -> None:
 
 
 def test_options_are_the_keys_of_a_task_file() -> None:
-    with pytest.raises(InputError, match="unknown key 'colums'. Did you mean 'columns'?"):
+    with pytest.raises(InputError, match=r"unknown key 'colums'. Did you mean 'columns'?"):
         task((X, Y), colums={})

@@ -190,7 +190,7 @@ def evaluate(
 ) -> None:
     """Ask models about tasks.
 
-    Writes paired records, one row for each model and item. Run again, it goes on where it was: no item is asked twice.
+    Writes paired records, one row for each model and item. Run again, it goes on where it was: what was answered is not asked again.
     """
     from modelwright.cli._eval import Asking, run_eval
 

@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from modelwright.cli._merge import size_text
-from modelwright.errors import InputError, listing, printable
+from modelwright.errors import InputError, RunError, listing, printable
 from modelwright.evaluate import Part, Plan, Records, Score, ServerPredictor, metric, run, run_score, systems, task
 from modelwright.evaluate._front import check_splits
+from modelwright.evaluate._records import SUFFIX
 from modelwright.evaluate._score import without_intervals
+from modelwright.evaluate._store import STREAM
 from modelwright.evaluate._systems import labelled
 
 _JSON_VERSION = 1
@@ -96,7 +98,9 @@ def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) 
                 _say([text for one in asked for text in one.remarks()])
             return records
         except KeyboardInterrupt:
-            raise InterruptedError(_kept(bar.answered, options.out)) from None
+            raise InterruptedError(_kept(options.out) or "Nothing was kept.") from None
+        except RunError as error:
+            raise RunError(f"{error}. {_kept(options.out)}".rstrip(), resumable=error.resumable) from error
 
 
 def _server(references: Sequence[str], options: Asking) -> list[ServerPredictor]:
@@ -144,9 +148,10 @@ def _say(texts: Sequence[str]) -> None:
         console.print(printable(text), style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def _kept(answered: int, out: Path | None) -> str:
-    if out is None or not answered:
-        return "Nothing was kept."
+def _kept(out: Path | None) -> str:
+    """How to go on, where there is anything to go on with."""
+    if out is None or not any(path.suffix in (SUFFIX, STREAM) for path in out.rglob("*")):
+        return ""
     return f"What was answered is kept in '{out}': run the same command again, and it goes on from there."
 
 
@@ -220,11 +225,7 @@ def figure_text(part: Part) -> str:
 
 
 class AskingBar:
-    """A progress bar on stderr, one line for each system and task.
-
-    Attributes:
-        answered: Items that were answered in this run or an earlier one.
-    """
+    """A progress bar on stderr, one line for each system and task."""
 
     def __init__(self, *, enabled: bool):
         console = Console(stderr=True)
@@ -233,7 +234,6 @@ class AskingBar:
         self._progress = Progress(*columns, console=console, transient=True) if shown else None
         self._lines: dict[tuple[str, str], TaskID] = {}
         self._loading: TaskID | None = None
-        self.answered = 0
 
     def __enter__(self) -> AskingBar:
         (self._progress or nullcontext()).__enter__()
@@ -250,7 +250,6 @@ class AskingBar:
 
     def update(self, system: str, about: str, done: int, total: int) -> None:
         """So many items of a task are answered by a system."""
-        self.answered += 1
         if self._progress is None:
             return
         if self._loading is not None:

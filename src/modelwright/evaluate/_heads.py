@@ -178,10 +178,11 @@ class _Images:
 
         values = np.asarray(inputs)
         if values.dtype.kind == "f":
-            if values.ndim != 4:
+            channels = getattr(model.config, "num_channels", None) or 3
+            if values.ndim != 4 or values.shape[1] != channels:
                 raise InputError(
-                    f"pixel values must have shape (n, channels, height, width), got {values.shape}",
-                    "Say channels: first in the task's preprocessing.",
+                    f"pixel values must have shape (n, {channels}, height, width), got {values.shape}",
+                    "Say channels: first in the task's preprocessing; colour: rgb makes three of one.",
                 )
             return {"pixel_values": torch.from_numpy(np.ascontiguousarray(values)).to(model.dtype)}
         if values.dtype != np.uint8:

@@ -13,7 +13,7 @@ from modelwright.evaluate._items import Items
 from modelwright.evaluate._predictor import needs
 from modelwright.evaluate._records import Head, Part, checked_part, read_part, schema, write_part
 
-_STREAM = ".arrows"
+STREAM = ".arrows"
 
 
 class Store:
@@ -77,7 +77,7 @@ class Store:
         assert self._file is not None
         assert self._parts is not None
         self._file.unlink(missing_ok=True)
-        for path in self._parts.glob(f"[0-9]*{_STREAM}"):
+        for path in self._parts.glob(f"[0-9]*{STREAM}"):
             path.unlink()
 
     def _load(self) -> None:
@@ -86,7 +86,7 @@ class Store:
         self._kept = []
         if self._file.is_file():
             self._keep(read_part(self._file), self._file)
-        for path in sorted(self._parts.glob(f"[0-9]*{_STREAM}")):
+        for path in sorted(self._parts.glob(f"[0-9]*{STREAM}")):
             table = _read_stream(path)
             if table is not None:
                 self._keep(checked_part(table, str(path)), path)
@@ -168,8 +168,8 @@ class _Stream:
 
     def __init__(self, folder: Path, form: Any):
         pa = needs("pyarrow", "evaluation")
-        number = max((int(p.stem) for p in folder.glob(f"[0-9]*{_STREAM}")), default=-1) + 1
-        self._file = (folder / f"{number:06d}{_STREAM}").open("xb")
+        number = max((int(p.stem) for p in folder.glob(f"[0-9]*{STREAM}")), default=-1) + 1
+        self._file = (folder / f"{number:06d}{STREAM}").open("xb")
         self._writer = pa.ipc.new_stream(self._file, form)
 
     def write(self, table: Any) -> None:
@@ -224,7 +224,7 @@ def _locked(parts: Path, head: Head) -> int:
 
 def _remove_empty(parts: Path) -> None:
     """A folder that nothing was put into, such as where the system could not be asked at all."""
-    if not any(parts.glob(f"[0-9]*{_STREAM}")):
+    if not any(parts.glob(f"[0-9]*{STREAM}")):
         shutil.rmtree(parts, ignore_errors=True)
         with suppress(OSError):
             parts.parent.rmdir()

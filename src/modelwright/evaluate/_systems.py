@@ -70,12 +70,26 @@ def systems(
     pairs = list(references.items()) if isinstance(references, Mapping) else [(None, one) for one in references]
     if not pairs:
         raise InputError("evaluation needs systems, got none")
+    _check_device(device)
     build = _named.function(network) if isinstance(network, str) else network
     if build is not None and not callable(build):
         raise InputError(f"network must be a function, got a {type(build).__name__}", "Write module:function.")
     name = network if isinstance(network, str) else getattr(network, "__qualname__", "network")
     context = _Context(device, build, name, tuple(plugins))
     return [_system(one, label, context) for label, one in pairs]
+
+
+def _check_device(device: str) -> None:
+    if device == "cpu":
+        return
+    torch = needs("torch", f"the device '{device}'", "torch")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"the device '{device}' cannot be used: {reason}", "Such as cpu, cuda, cuda:1, mps."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -366,7 +366,7 @@ def open_data(reference: str, folder: Path, split: str | None) -> Data:
 def _saved_dataset(path: Path, split: str | None) -> Data:
     from modelwright.evaluate._predictor import needs
 
-    datasets = needs("datasets", f"'{path}'")
+    datasets = needs("datasets", f"the data set '{path}'", "datasets")
     try:
         found = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
