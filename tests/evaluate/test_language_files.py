@@ -174,7 +174,7 @@ def test_unknown_keys_and_values(here: Path) -> None:
 
 def test_texts(here: Path) -> None:
     Path("a.txt").write_text("one two\n" * 40, encoding="utf-8")
-    Path("b.txt.gz").write_bytes(gzip.compress("drei vier\n".encode() * 10))
+    Path("b.txt.gz").write_bytes(gzip.compress(b"drei vier\n" * 10))
     found = task("a.txt")
     assert isinstance(found, Perplexity)
     assert (found.name, found.metric.name, found.items("test").ids) == ("a", "perplexity", ("a.txt:0",))
@@ -185,10 +185,10 @@ def test_texts(here: Path) -> None:
         "kind: perplexity\ndata: {test: [a.txt, b.txt.gz], validation: b.txt.gz}\npiece: null\n", encoding="utf-8"
     )
     assert task("t.yml").items("test").ids == ("a.txt:0", "b.txt.gz:0")
+    twice = task("t.yml")
+    twice.items("test")
     with pytest.raises(InputError, match="splits must have no item in common"):
-        split = task("t.yml")
-        split.items("test")
-        split.items("validation")
+        twice.items("validation")
     rows = task(lines("r.jsonl", [{"text": "x y", "id": "r1", "split": "test"}]), kind="perplexity")
     assert rows.items("test").ids == ("r1:0",)
     for options, message in (
