@@ -258,7 +258,7 @@ def heads_in(made: Kept) -> dict[str, Head]:
 
 
 def _tuned(
-    network: Mapping[str, Any], base: Kept, parts: Sequence[tuple[Items, Head]], tuning: Tuning,
+    network: Mapping[str, Any], base: Kept, parts: Sequence[tuple[Items, Head]], tuning: ImageTuning,
     stream: tuple[int, int], device: str, what: str,
 ) -> Trained:  # fmt: skip
     """The base's body tuned on some tasks at once, each with its own head, which stays as it is."""
