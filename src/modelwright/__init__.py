@@ -17,19 +17,28 @@ if TYPE_CHECKING:
     from modelwright.api import Job as Job, merge as merge, open as open, registry as registry, verify as verify
     from modelwright.checkpoint import Checkpoint as Checkpoint, TensorRef as TensorRef
     from modelwright.errors import InputError as InputError, RunError as RunError
-    from modelwright.evaluate import Items as Items, Records as Records, Task as Task, eval as eval, task as task
+    from modelwright.evaluate import (
+        Comparison as Comparison,
+        Items as Items,
+        Records as Records,
+        Task as Task,
+        compare as compare,
+        eval as eval,
+        task as task,
+    )
     from modelwright.methods import METHODS as METHODS, Method as Method
     from modelwright.studies import study as study
 
 _HOMES = {
-    "Checkpoint": "checkpoint", "InputError": "errors", "Items": "evaluate", "Job": "api", "METHODS": "methods",
-    "Method": "methods", "Records": "evaluate", "RunError": "errors", "Task": "evaluate", "TensorRef": "checkpoint",
-    "eval": "evaluate", "merge": "api", "open": "api", "registry": "api", "study": "studies", "task": "evaluate", "verify": "api",
+    "Checkpoint": "checkpoint", "Comparison": "evaluate", "InputError": "errors", "Items": "evaluate", "Job": "api",
+    "METHODS": "methods", "Method": "methods", "Records": "evaluate", "RunError": "errors", "Task": "evaluate",
+    "TensorRef": "checkpoint", "compare": "evaluate", "eval": "evaluate", "merge": "api", "open": "api", "registry": "api",
+    "study": "studies", "task": "evaluate", "verify": "api",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022
-    "open", "merge", "verify", "registry", "study", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "eval", "task", "Task", "Items",
-    "Records", "InputError", "RunError",
+    "open", "merge", "verify", "registry", "study", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "eval", "compare",
+    "task", "Task", "Items", "Records", "Comparison", "InputError", "RunError",
 ]  # fmt: skip
 
 

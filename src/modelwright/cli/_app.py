@@ -224,6 +224,82 @@ def verify(
 
 
 @app.command()
+def compare(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="RECORDS.. | MODEL..", help="Folders of records, or models with --task.")
+    ],
+    task: Annotated[
+        list[str], typer.Option("--task", metavar="TASK", help="Evaluate the models on this first; repeatable.")
+    ] = [],  # noqa: B006
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="SYSTEM", help="What to compare with.  [default: the best single]"),
+    ] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Add the ensemble of the single models.")] = False,
+    member: Annotated[
+        list[str], typer.Option("--member", metavar="SYSTEM", help="Add the ensemble of these; repeatable.")
+    ] = [],  # noqa: B006
+    space: Annotated[
+        str, typer.Option("--space", metavar="probabilities | logits", help="Where the ensemble averages.")
+    ] = "probabilities",
+    kind: Annotated[
+        list[str],
+        typer.Option("--kind", metavar="SYSTEM=KIND", help="single, merge, ensemble, base or other; repeatable."),
+    ] = [],  # noqa: B006
+    expert: Annotated[
+        list[str], typer.Option("--expert", metavar="TASK=SYSTEM", help="By whom to normalise a task; repeatable.")
+    ] = [],  # noqa: B006
+    prices: Annotated[Path | None, typer.Option("--prices", metavar="FILE.yml", help="What asking costs.")] = None,
+    gate: Annotated[
+        Path | None, typer.Option("--gate", metavar="FILE.yml", help="What must hold; exit code 3 where it does not.")
+    ] = None,
+    latex: Annotated[Path | None, typer.Option("--latex", metavar="FILE", help="Write a table for a paper.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a system and task.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page that opens offline.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write what the gate found.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of resamples.")] = 0,
+    level: Annotated[float, typer.Option("--level", help="Coverage of intervals.")] = 0.95,
+    resamples: Annotated[int, typer.Option("--resamples", help="How often items are drawn anew.")] = 2000,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="With --task: where to keep the records.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="With --task: where modules run.")] = "cpu",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="With --task: items at a time.")] = 64,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Best single, merge, or ensemble?
+
+    One table with intervals, paired tests and costs, and one sentence; from records, or from models with --task.
+    """
+    from modelwright.cli._compare import Comparing, run_compare
+
+    asking = {"out": out, "device": device, "batch": batch}
+    options = Comparing(
+        task,
+        reference,
+        ensemble,
+        member,
+        space,
+        kind,
+        expert,
+        prices,
+        gate,
+        latex,
+        csv,
+        html,
+        junit,
+        seed,
+        level,
+        resamples,
+        asking,
+    )
+    run_compare(inputs, options, json=json, quiet=quiet)
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
     plugin: Plugin = [],  # noqa: B006

@@ -15,8 +15,14 @@ from modelwright.evaluate._compare import compare as compare
 from modelwright.evaluate._comparison import Answer as Answer, Comparison as Comparison, Mean as Mean, Row as Row
 from modelwright.evaluate._ensemble import with_ensemble as with_ensemble
 from modelwright.evaluate._front import eval as eval
+from modelwright.evaluate._gate import Check as Check, Gate as Gate, Verdicts as Verdicts
 from modelwright.evaluate._items import SPLITS as SPLITS, Items as Items, Split as Split, Splits as Splits
-from modelwright.evaluate._kinds import KINDS as SYSTEM_KINDS, Cost as Cost, Kind as SystemKind, Price as Price
+from modelwright.evaluate._kinds import (
+    SYSTEM_KINDS as SYSTEM_KINDS,
+    Cost as Cost,
+    Price as Price,
+    SystemKind as SystemKind,
+)
 from modelwright.evaluate._language import (
     NORMALISATIONS as NORMALISATIONS,
     Choice as Choice,

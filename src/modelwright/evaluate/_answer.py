@@ -9,11 +9,11 @@ from itertools import combinations
 from modelwright.errors import listing
 from modelwright.evaluate._comparison import Answer, Mean, Verdict
 from modelwright.evaluate._judged import Judged
-from modelwright.evaluate._kinds import Kind
+from modelwright.evaluate._kinds import SystemKind
 from modelwright.evaluate._metrics import Metric
 from modelwright.evaluate._statistics import Interval, IntervalKind, holm
 
-_ASKED: tuple[Kind, ...] = ("single", "merge", "ensemble")
+_ASKED: tuple[SystemKind, ...] = ("single", "merge", "ensemble")
 _PLURAL = {"single": "singles", "merge": "merges", "ensemble": "ensembles"}
 
 
@@ -22,11 +22,12 @@ class _Lead:
     """How far one system is ahead of another; positive is better."""
 
     interval: Interval
+    p: float
     clear: bool
 
 
 def answer(
-    judged: Judged, kinds: Mapping[str, Kind], means: Sequence[Mean], level: float, interval: IntervalKind
+    judged: Judged, kinds: Mapping[str, SystemKind], means: Sequence[Mean], level: float, interval: IntervalKind
 ) -> Answer:
     """Compare the best of each kind with each other, and say what these items tell.
 
@@ -34,7 +35,7 @@ def answer(
     leaves out 0.
     """
     ours = {kind: [s for s in kinds if kinds[s] == kind and judged.quality(s) is not None] for kind in _ASKED}
-    best: dict[Kind, str] = {kind: name for kind in _ASKED if (name := judged.best(ours[kind])) is not None}
+    best: dict[SystemKind, str] = {kind: name for kind in _ASKED if (name := judged.best(ours[kind])) is not None}
     words = _Words(judged, kinds, {kind: len(ours[kind]) for kind in _ASKED}, {mean.system: mean for mean in means})
     if len(best) < 2:
         return _unasked(judged, kinds, best, words)
@@ -62,11 +63,11 @@ def _leads(judged: Judged, order: Sequence[str], level: float, kind: IntervalKin
         assert first is not None
         assert second is not None
         found = (first - second if judged.sign > 0 else second - first).interval(level, kind)
-        leads[pair] = _Lead(found, p < 1 - level and found.low > 0)
+        leads[pair] = _Lead(found, p, p < 1 - level and found.low > 0)
     return leads
 
 
-def _unasked(judged: Judged, kinds: Mapping[str, Kind], best: Mapping[Kind, str], words: _Words) -> Answer:
+def _unasked(judged: Judged, kinds: Mapping[str, SystemKind], best: Mapping[SystemKind, str], words: _Words) -> Answer:
     top = judged.best(list(kinds))
     if top is None:
         text = (
@@ -88,8 +89,8 @@ def _unasked(judged: Judged, kinds: Mapping[str, Kind], best: Mapping[Kind, str]
 @dataclass(frozen=True)
 class _Words:
     judged: Judged
-    kinds: Mapping[str, Kind]
-    counts: Mapping[Kind, int]
+    kinds: Mapping[str, SystemKind]
+    counts: Mapping[SystemKind, int]
     means: Mapping[str, Mean]
 
     @property
@@ -114,7 +115,8 @@ class _Words:
     def _lead(self, lead: _Lead) -> str:
         value = lead.interval.value
         text = f"{100 * value:.1f} points" if self._percent else f"{value:.3g}"
-        return f"{text} ({self._range(lead.interval)})"
+        p = "p < 0.001" if lead.p < 0.001 else f"p = {lead.p:.2g}"
+        return f"{text} ({self._range(lead.interval)}, {p})"
 
     def name(self, name: str) -> str:
         """`the merge 'ties'`."""

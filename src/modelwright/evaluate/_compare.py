@@ -16,7 +16,7 @@ from modelwright.evaluate._answer import answer
 from modelwright.evaluate._calibration import DEFAULT, Calibration, Convention, Flips, calibration, negative_flips
 from modelwright.evaluate._comparison import Against, Comparison, Mean, Row
 from modelwright.evaluate._judged import Judged, JudgedTask
-from modelwright.evaluate._kinds import Cost, Kind, Price, cost_of, experts_of, kinds_of
+from modelwright.evaluate._kinds import Cost, Price, SystemKind, cost_of, experts_of, kinds_of
 from modelwright.evaluate._predictor import predictor
 from modelwright.evaluate._records import Part, Records
 from modelwright.evaluate._run import Plan, run
@@ -139,7 +139,7 @@ def _records(records: Any, task: Task | Sequence[Task] | None, plan: Plan | None
     return Records.read(*places)
 
 
-def _reference(judged: Judged, kinds: Mapping[str, Kind], asked: str | None) -> str:
+def _reference(judged: Judged, kinds: Mapping[str, SystemKind], asked: str | None) -> str:
     """The one asked for, or the best of the first kind of which one answered every task."""
     if asked is not None:
         if asked not in kinds:
@@ -155,7 +155,7 @@ def _reference(judged: Judged, kinds: Mapping[str, Kind], asked: str | None) -> 
 def _rows(
     judged: Judged,
     records: Records,
-    kinds: Mapping[str, Kind],
+    kinds: Mapping[str, SystemKind],
     reference: str,
     told: Any,
     convention: Convention,
@@ -207,7 +207,7 @@ def _calibration(part: Part, convention: Convention) -> Calibration | None:
 
 
 def _means(
-    judged: Judged, kinds: Mapping[str, Kind], reference: str, told: Any, rows: Sequence[Row]
+    judged: Judged, kinds: Mapping[str, SystemKind], reference: str, told: Any, rows: Sequence[Row]
 ) -> tuple[Mean, ...]:
     base = judged.quality(reference)
     others = [s for s in kinds if s != reference and base is not None and judged.quality(s) is not None]
@@ -255,7 +255,13 @@ def _fronts(judged: Judged, costs: Mapping[str, Cost]) -> dict[Against, set[str]
 
 
 def _notes(
-    judged: Judged, records: Records, kinds: Mapping[str, Kind], reference: str, rows: Sequence[Row], *, chosen: bool
+    judged: Judged,
+    records: Records,
+    kinds: Mapping[str, SystemKind],
+    reference: str,
+    rows: Sequence[Row],
+    *,
+    chosen: bool,
 ) -> list[str]:
     notes = [
         "Intervals and tests are about other items of the same tasks: neither about other tasks, nor about training "

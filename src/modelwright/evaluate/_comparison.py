@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from modelwright.errors import InputError, did_you_mean
 from modelwright.evaluate._calibration import Calibration, Convention, Flips
-from modelwright.evaluate._kinds import Cost, Kind
+from modelwright.evaluate._kinds import Cost, SystemKind
 from modelwright.evaluate._metrics import Metric, metric
 from modelwright.evaluate._statistics import Interval, IntervalKind
 
@@ -43,7 +43,7 @@ class Row:
 
     task: str
     system: str
-    kind: Kind
+    kind: SystemKind
     metric: str
     figure: Interval
     normalised: Interval | None
@@ -72,7 +72,7 @@ class Mean:
     """
 
     system: str
-    kind: Kind
+    kind: SystemKind
     figure: Interval | None
     normalised: Interval | None
     difference: Interval | None
@@ -124,7 +124,7 @@ class Comparison:
 
     tasks: tuple[str, ...]
     systems: tuple[str, ...]
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, SystemKind]
     reference: str
     experts: Mapping[str, str]
     rows: tuple[Row, ...]

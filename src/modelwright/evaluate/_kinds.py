@@ -12,21 +12,21 @@ from modelwright.errors import InputError, did_you_mean
 from modelwright.evaluate._records import Head, Part, Records
 
 #: `single`: one model that was trained, such as an expert; `base`: what experts were tuned from.
-Kind = Literal["single", "merge", "ensemble", "base", "other"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+SystemKind = Literal["single", "merge", "ensemble", "base", "other"]
+SYSTEM_KINDS: tuple[SystemKind, ...] = get_args(SystemKind)
 
 
-def kind_of(head: Head) -> Kind:
+def kind_of(head: Head) -> SystemKind:
     """The kind that the records say: `made["kind"]`, else what follows from a merging method or an expert's task."""
     said = head.made.get("kind")
-    if said in KINDS:
+    if said in SYSTEM_KINDS:
         return said
     if head.made.get("method"):
         return "merge"
     return "single" if head.made.get("expert_of") else "other"
 
 
-def kinds_of(records: Records, told: Mapping[str, str] | None = None) -> dict[str, Kind]:
+def kinds_of(records: Records, told: Mapping[str, str] | None = None) -> dict[str, SystemKind]:
     """The kind of every system.
 
     Args:
@@ -36,14 +36,14 @@ def kinds_of(records: Records, told: Mapping[str, str] | None = None) -> dict[st
     Raises:
         InputError: A system or a kind is unknown.
     """
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, SystemKind] = {}
     for part in records:
         kinds.setdefault(part.head.system, kind_of(part.head))
     for system, kind in (told or {}).items():
         if system not in kinds:
             raise InputError(f"there are no records of '{system}'", did_you_mean(system, kinds))
-        if kind not in KINDS:
-            raise InputError(f"'{system}' cannot be of the kind '{kind}'", did_you_mean(kind, KINDS))
+        if kind not in SYSTEM_KINDS:
+            raise InputError(f"'{system}' cannot be of the kind '{kind}'", did_you_mean(kind, SYSTEM_KINDS))
         kinds[system] = kind
     return kinds
 

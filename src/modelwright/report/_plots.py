@@ -40,7 +40,13 @@ class Estimate:
 
 
 def forest(
-    estimates: Sequence[Estimate], *, label: str, xlabel: str = "", at: float | None = None, at_label: str = ""
+    estimates: Sequence[Estimate],
+    *,
+    label: str,
+    xlabel: str = "",
+    at: float | None = None,
+    at_label: str = "",
+    hues: Sequence[str] = (),
 ) -> Html:
     """Estimates with their intervals, one below the other.
 
@@ -50,8 +56,10 @@ def forest(
         xlabel: The quantity with its unit.
         at: Where to draw a line to compare with, such as 0 for differences.
         at_label: What stands at that line.
+        hues: Groups in the order of their hues, where several figures should have the same; default as they come.
     """
     groups = list(dict.fromkeys(estimate.group for estimate in estimates))
+    order = list(dict.fromkeys([*hues, *groups]))
 
     def draw(canvas: Any) -> None:
         axes = canvas.subplots()
@@ -59,7 +67,7 @@ def forest(
             axes.axvline(at, color=MUTED, lw=1.2, ls=(0, (4, 2)), label=at_label or None)
         for group in groups:
             own = [(i, e) for i, e in enumerate(estimates) if e.group == group]
-            where, hue, mark = [i for i, _ in own], _hue(groups, group), _mark(groups, group)
+            where, hue, mark = [i for i, _ in own], _hue(order, group), _mark(order, group)
             axes.hlines(where, [e.low for _, e in own], [e.high for _, e in own], color=hue, lw=2)
             axes.plot([e.value for _, e in own], where, mark, color=hue, ms=6, label=group or None)
         axes.set_yticks(range(len(estimates)), [estimate.name for estimate in estimates])
@@ -97,7 +105,14 @@ class Point:
 
 
 def tradeoff(
-    points: Sequence[Point], *, label: str, xlabel: str, ylabel: str, higher_is_better: bool = True, log: bool = False
+    points: Sequence[Point],
+    *,
+    label: str,
+    xlabel: str,
+    ylabel: str,
+    higher_is_better: bool = True,
+    log: bool = False,
+    hues: Sequence[str] = (),
 ) -> Html:
     """Quality against cost, with the Pareto front as steps: what a budget buys.
 
@@ -108,13 +123,15 @@ def tradeoff(
         ylabel: The quality with its unit.
         higher_is_better: Whether more quality is a larger number.
         log: A logarithmic axis for costs that differ by orders of magnitude.
+        hues: Groups in the order of their hues, where several figures should have the same; default as they come.
     """
     groups = list(dict.fromkeys(point.group for point in points))
+    order = list(dict.fromkeys([*hues, *groups]))
 
     def draw(canvas: Any) -> None:
         axes = canvas.subplots()
         for group in groups:
-            hue, mark = _hue(groups, group), _mark(groups, group)
+            hue, mark = _hue(order, group), _mark(order, group)
             own = [point for point in points if point.group == group]
             for point in own:
                 low, high = point.low, point.high

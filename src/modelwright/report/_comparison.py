@@ -1,0 +1,278 @@
+"""The page of a comparison: one sentence, one table, one plot, and then the details."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+
+from modelwright.evaluate import Comparison, Interval, Mean, Row as Compared, SystemKind, metric
+from modelwright.report._html import Html
+from modelwright.report._numbers import interval, minus, percent, quantity, signed
+from modelwright.report._page import answer, bullets, note, page, section
+from modelwright.report._plots import Estimate, Point, forest, tradeoff
+from modelwright.report._table import Cell, Group, Row, table
+
+#: The order of tables, with their headings.
+GROUPS: dict[SystemKind, str] = {
+    "base": "Base",
+    "single": "Single models",
+    "merge": "Merges",
+    "ensemble": "Ensembles",
+    "other": "Others",
+}
+
+
+def comparison(found: Comparison, title: str = "Best single, merge, or ensemble?") -> str:
+    """A page about a comparison.
+
+    Args:
+        found: From `mw.compare`.
+        title: Its heading.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    about = f"{len(found.systems)} systems on {_count(len(found.tasks), 'task')}, item by item."
+    sections = [
+        section("What came out", answer(found.answer.sentence), _figures(found), note(_legend(found)), *_forest(found)),
+        *_costs(found),
+        *_details(found),
+        section("How far these numbers carry", bullets(found.notes)),
+    ]
+    footer = (
+        f"modelwright {version('modelwright')}; intervals of {100 * found.level:g} % ({found.interval}) from "
+        f"{found.resamples:,} resamples of the items; seed {found.seed}; calibration error: {found.convention}."
+    )
+    return page(title, *sections, lead=about, footer=footer)
+
+
+def ordered(found: Comparison) -> list[Mean]:
+    """The systems by kind, the best of each first."""
+    unit = found.unit
+    sign = -1 if unit is None or unit.higher_is_better else 1
+
+    def key(mean: Mean) -> tuple[int, float]:
+        quality = mean.quality()
+        return list(GROUPS).index(mean.kind), math.inf if quality is None else sign * quality.value
+
+    return sorted(found.means, key=key)
+
+
+def figure_text(value: float, bounded: bool) -> str:
+    """A figure as tables show it: shares in per cent."""
+    return "" if math.isnan(value) else percent(value) if bounded else minus(f"{value:.4g}")
+
+
+def difference_text(found: Interval | None, bounded: bool) -> tuple[str, str]:
+    """A difference with its sign, and its interval; shares in points."""
+    if found is None:
+        return "", ""
+    scale, digits = (100, 1) if bounded else (1, 3)
+    return signed(scale * found.value, digits), interval(scale * found.low, scale * found.high, digits)
+
+
+def p_text(p: float) -> str:
+    """A p value with as many digits as mean something."""
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def size_text(nbytes: int | None) -> str:
+    """Bytes of weights."""
+    return "" if nbytes is None else quantity(nbytes, "B")
+
+
+def time_text(seconds: float | None) -> str:
+    """Seconds an item, in milliseconds."""
+    return "" if seconds is None else f"{1000 * seconds:.3g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _grouped(found: Comparison, rows: Iterable[tuple[Mean, Row]]) -> list[Row | Group]:
+    lines: list[Row | Group] = []
+    group = ""
+    for mean, row in rows:
+        if GROUPS[mean.kind] != group and len(set(found.kinds.values())) > 1:
+            group = GROUPS[mean.kind]
+            lines.append(Group(group))
+        lines.append(row)
+    return lines
+
+
+def _figures(found: Comparison) -> Html:
+    several = len(found.tasks) > 1
+    means, shares = found.unit is not None, bool(found.experts)
+    columns = ["system", *(_heading(found, task) for task in found.tasks)]
+    columns += [*(["mean"] if several and means else []), *(["norm, %"] if shares else [])]
+    columns += ["difference", "interval", "p"]
+    lowest, highest = _ranges(found)
+
+    def line(mean: Mean) -> Row:
+        cells: list[str | Cell] = []
+        for task in found.tasks:
+            row = _row(found, task, mean.system)
+            cells.append("" if row is None else _tinted(row, lowest[task], highest[task], found.experts.get(task)))
+        bounded = found.unit is None or found.unit.bounded
+        if several and means:
+            cells.append(Cell(figure_text(mean.figure.value, bounded) if mean.figure else "", strong=True))
+        if shares:
+            cells.append(percent(mean.normalised.value) if mean.normalised else "")
+        cells += [*difference_text(mean.difference, bounded), p_text(mean.p_adjusted)]
+        reference = " (reference)" if mean.system == found.reference else ""
+        best = mean.system == found.answer.system
+        return Row(mean.system + reference, cells, best=best, mark="best" if best else "")
+
+    return table(
+        columns, _grouped(found, ((mean, line(mean)) for mean in ordered(found))), label="Figures of all systems"
+    )
+
+
+def _heading(found: Comparison, task: str) -> str:
+    judged = metric(next(row.metric for row in found.rows if row.task == task))
+    unit = "%" if judged.bounded else judged.name
+    return f"{task}, {unit}{'' if judged.higher_is_better else ' (less is better)'}"
+
+
+def _row(found: Comparison, task: str, system: str) -> Compared | None:
+    return next((row for row in found.rows if (row.task, row.system) == (task, system)), None)
+
+
+def _ranges(found: Comparison) -> tuple[dict[str, float], dict[str, float]]:
+    values = {task: [row.figure.value for row in found.rows if row.task == task] for task in found.tasks}
+    return {task: min(v) for task, v in values.items()}, {task: max(v) for task, v in values.items()}
+
+
+def _tinted(row: Compared, low: float, high: float, expert: str | None) -> Cell:
+    """The better the darker within its task; a task's own expert is framed."""
+    judged = metric(row.metric)
+    share = 0.0 if high == low else (row.figure.value - low) / (high - low)
+    tint = share if judged.higher_is_better else 1 - share
+    return Cell(figure_text(row.figure.value, judged.bounded), tint=tint, framed=row.system == expert)
+
+
+def _legend(found: Comparison) -> str:
+    mean = ", of means over the tasks" if len(found.tasks) > 1 and found.unit is not None else ""
+    text = f"The last columns: difference to {found.reference}{mean}, its {100 * found.level:g} % interval, and p of the paired "
+    text += "test, adjusted by Holm's method. The darker a figure, the better it is on its task."
+    if found.experts:
+        text += " Framed: the expert of a task. norm: share of what each task's expert reaches, mean over the tasks."
+    return text
+
+
+def _forest(found: Comparison) -> list[Html]:
+    bounded = found.unit is None or found.unit.bounded
+    scale = 100 if bounded else 1
+    estimates = [
+        Estimate(mean.system, scale * q.value, scale * q.low, scale * q.high, GROUPS[mean.kind])
+        for mean in ordered(found)
+        if (q := mean.quality()) is not None and not math.isnan(q.low)
+    ]
+    if not estimates:
+        return []
+    unit = "share of the experts' figures, %" if found.unit is None else f"{found.unit.name}{', %' if bounded else ''}"
+    quality = found.mean(found.reference).quality()
+    at = None if quality is None else scale * quality.value
+    label = "Figures with their intervals, " + "; ".join(f"{e.name} {e.value:.4g}" for e in estimates)
+    return [forest(estimates, label=label, xlabel=unit, at=at, at_label="reference", hues=list(GROUPS.values()))]
+
+
+def _costs(found: Comparison) -> list[Html]:
+    def line(mean: Mean) -> Row:
+        cost = mean.cost
+        money = "" if cost.money_per_item is None else f"{1000 * cost.money_per_item:.4g}"
+        cells: list[str | Cell] = [
+            "" if cost.parameters is None else quantity(cost.parameters), size_text(cost.nbytes), time_text(cost.seconds_per_item),
+            "" if cost.calls is None else f"{cost.calls / cost.items:.3g}",
+            "" if cost.tokens_in is None or cost.tokens_out is None else f"{cost.tokens_in:,} + {cost.tokens_out:,}",
+            *([money] if priced else []), ", ".join(mean.front),
+        ]  # fmt: skip
+        return Row(mean.system, cells)
+
+    priced = any(mean.cost.money is not None for mean in found.means)
+    columns = ["system", "parameters", "weights", "ms an item", "calls an item", "tokens in + out"]
+    columns += [*(["money for 1,000 items"] if priced else []), "Pareto front"]
+    rows = _grouped(found, ((mean, line(mean)) for mean in ordered(found)))
+    text = note("Pareto front: where no other system is at least as good and as cheap, and better in one of the two.")
+    return [
+        section("What it costs", *_tradeoff(found, priced), table(columns, rows, label="Costs of all systems"), text)
+    ]
+
+
+def _tradeoff(found: Comparison, priced: bool) -> list[Html]:
+    """Quality against the first cost that differs between systems: money, memory or time."""
+    largest = max((m.cost.nbytes or 0 for m in found.means), default=0)
+    step = next((step for step in (3, 2, 1) if largest >= 1000**step), 0)
+    unit_of_bytes = ("B", "kB", "MB", "GB")[step]
+    ways = {
+        "money": ("money for 1,000 items", {m.system: m.cost.money_per_item for m in found.means}, 1000.0),
+        "memory": (f"weights, {unit_of_bytes}", {m.system: m.cost.nbytes for m in found.means}, 1 / 1000**step),
+        "time": ("ms an item", {m.system: m.cost.seconds_per_item for m in found.means}, 1000.0),
+    }
+    for name, (xlabel, costs, factor) in ways.items():
+        known = [(m, float(c) * factor, q) for m in ordered(found) if (c := costs[m.system]) and (q := m.quality())]
+        if len({cost for _, cost, _ in known}) < 2 or (name == "money" and not priced):
+            continue
+        bounded = found.unit is None or found.unit.bounded
+        scale = 100 if bounded else 1
+        points = [
+            Point(m.system, cost, scale * q.value, scale * q.low, scale * q.high, GROUPS[m.kind], name in m.front)
+            for m, cost, q in known
+        ]
+        unit = "share of experts" if found.unit is None else found.unit.name
+        spread = max(cost for _, cost, _ in known) / min(cost for _, cost, _ in known)
+        return [
+            tradeoff(
+                points,
+                label=f"Quality against {xlabel}; on the Pareto front: {', '.join(p.name for p in points if p.front)}",
+                xlabel=xlabel, ylabel=f"{unit}{', %' if bounded else ''}", log=spread > 20,
+                hues=list(GROUPS.values()),
+                higher_is_better=found.unit is None or found.unit.higher_is_better,
+            )
+        ]  # fmt: skip
+    return []
+
+
+def _details(found: Comparison) -> list[Html]:
+    """Everything by task and system."""
+    flips = any(row.flips for row in found.rows)
+    known = any(row.calibration for row in found.rows)
+    columns = ["system", "figure", "interval", "difference", "interval", "p"]
+    columns += [*(["negative flips", "of right, %"] if flips else []), *(["ECE, %", "Brier", "NLL"] if known else [])]
+
+    def line(row: Compared) -> Row:
+        bounded = metric(row.metric).bounded
+        scale, digits = (100, 1) if bounded else (1, 3)
+        cells: list[str | Cell] = [
+            figure_text(row.figure.value, bounded),
+            interval(scale * row.figure.low, scale * row.figure.high, digits),
+            *difference_text(row.difference, bounded),
+            p_text(row.p_adjusted),
+        ]
+        if flips:
+            cells += ["", ""] if row.flips is None else [f"{row.flips.count:,}", percent(row.flips.rate_of_right)]
+        if known:
+            c = row.calibration
+            cells += ["", "", ""] if c is None else [percent(c.error), _short(c.brier), _short(c.nll)]
+        return Row(row.system, cells)
+
+    rows: list[Row | Group] = []
+    for task in found.tasks:
+        own: Sequence[Compared] = [row for row in found.rows if row.task == task]
+        rows.append(Group(f"{_heading(found, task)}: {own[0].cost.items:,} items"))
+        rows += [line(row) for mean in ordered(found) for row in own if row.system == mean.system]
+    text = (
+        f"difference: to {found.reference}. p: paired test (McNemar's where answers are right or wrong, else swapping "
+    )
+    text += "answers), adjusted by Holm's method for all rows."
+    if flips:
+        text += f" Negative flips: items that {found.reference} has right and the system has wrong."
+    if known:
+        text += f" ECE: calibration error, {found.convention}."
+    return [section("Task by task", table(columns, rows, label="All systems, task by task"), note(text))]
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
