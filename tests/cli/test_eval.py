@@ -102,9 +102,9 @@ def test_several_tasks_and_labels(here: Path, said: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("eval", "models.py:half", "-o", "r"), "Missing option '--task'"),
+        (("eval", "models.py:half", "-o", "r"), "evaluation needs a task. Give --task FILE"),
         (("eval", "models.py:half", "--task", "size.csv"), "Missing option '--out' / '-o'"),
-        (("eval", "--task", "size.csv", "-o", "r"), "Missing argument 'X..'"),
+        (("eval", "--task", "size.csv", "-o", "r"), "evaluation needs a model. Give folders, recipes or functions"),
         ((*EVAL, "--splitt", "tune"), "No such option: --splitt"),
         ((*EVAL, "--limit", "0"), "Invalid value for '--limit'"),
         (

@@ -409,7 +409,7 @@ def test_splits_that_are_none(here: Path, rows: dict[str, int], options: dict[st
         ("d.jsonl", '{"inputs": null, "target": "a"}\n', "'inputs' is null"),
         ("d.jsonl", '{"inputs": [1], "target": "a"}\n{"inputs": [1, 2], "target": "b"}\n', "must be of numbers, all of one shape"),
         ("d.npz", "not a zip", "cannot read: .*plain arrays"),
-        ("d.txt", "x", "no format of data is called '.txt'. Known: .npz, .csv"),
+        ("d.xml", "x", "no format of data is called '.xml'. Known: .npz, .csv"),
         ("d/a.txt", "x", "files lie beside the classes' folders: a.txt"),
         ("d/cat/a.txt", "x", "not images: cat/a.txt. Move them elsewhere; nothing is left out."),
     ],

@@ -120,6 +120,17 @@ def test_training_gives_the_same_bits_and_lowers_the_loss(config: dict[str, Any]
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize(("statistics", "moved"), [("own", True), ("frozen", False)])
+def test_running_statistics_are_kept_or_frozen(statistics: str, moved: bool) -> None:
+    network, shown = begun(CNN), torch.as_tensor(pixels(4))
+    before = arrays_of(network)
+    fit(network, lambda _: network(shown).square().mean(), Schedule(2, 1e-3), statistics=statistics)
+    after = arrays_of(network)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert {name for name in changed if "running_" in name} == {n for n in before if "running_" in n and moved}
+    assert {"layers.0.conv.weight", "layers.0.norm.weight"} <= changed
+
+
 def test_a_loss_that_is_not_finite_is_refused() -> None:
     network = begun(CNN)
     with pytest.raises(RunError, match="probe: the loss is not finite at step 2 of 5"):

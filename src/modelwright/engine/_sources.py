@@ -23,7 +23,7 @@ _MOST_READ = 1 << 20
 _LEAST = 1 << 15
 
 #: Bytes of values near thresholds that may be held for the tensors that are ranked together; half of it is aimed at.
-MOST_HELD = 16 << 20
+MOST_HELD = 8 << 20
 #: Bytes of the sample that says what is near, at most, where that many values can say it.
 MOST_SAMPLED = 2 << 20
 #: Thresholds that are counted in one pass, and counters that each thread has for each of them, at most.

@@ -17,7 +17,7 @@ from modelwright.evaluate._predictor import needs, softmax
 from modelwright.suites._cache import Cache, Kept, Trained, code_of, data_of, key_of, side_by_side
 from modelwright.suites._family import Family
 from modelwright.suites._packs import Images, image_splits, images
-from modelwright.suites._schema import ImagesBase, ImagesFile, Tuning
+from modelwright.suites._schema import ImagesBase, ImagesFile, ImageTuning, Tuning
 from modelwright.tensors import Array
 from modelwright.train import Head, LinearHead, build, head_of
 
@@ -147,7 +147,7 @@ def images_family(file: ImagesFile, seed: int, cache: Cache, device: str) -> Ima
         )  # fmt: skip
         heads = heads_in(made)
 
-        def tuned(name: str, names: Sequence[str], tuning: Tuning, number: int) -> Callable[[], Kept]:
+        def tuned(name: str, names: Sequence[str], tuning: ImageTuning, number: int) -> Callable[[], Kept]:
             said = {
                 **common, "heads": made.key, "data": {n: data[n] for n in names}, "tuning": tuning.model_dump(), "number": number
             }  # fmt: skip
@@ -258,7 +258,7 @@ def heads_in(made: Kept) -> dict[str, Head]:
 
 
 def _tuned(
-    network: Mapping[str, Any], base: Kept, parts: Sequence[tuple[Items, Head]], tuning: Tuning,
+    network: Mapping[str, Any], base: Kept, parts: Sequence[tuple[Items, Head]], tuning: ImageTuning,
     stream: tuple[int, int], device: str, what: str,
 ) -> Trained:  # fmt: skip
     """The base's body tuned on some tasks at once, each with its own head, which stays as it is."""
@@ -285,7 +285,7 @@ def _tuned(
         ]
         return torch.stack(losses).mean()
 
-    last = fit(body, loss, _schedule(tuning, Schedule), what=what)
+    last = fit(body, loss, _schedule(tuning, Schedule), what=what, statistics=tuning.statistics)
     return Trained(network, arrays_of(body), note={"loss": last})
 
 

@@ -101,6 +101,12 @@ class HeadShots(Said):
     shots: Annotated[int, Field(ge=2)]
 
 
+class ImageTuning(Tuning):
+    """How a network for images is tuned; `frozen` statistics of batch normalisation stay those of the base."""
+
+    statistics: Literal["own", "frozen"] = "own"
+
+
 class ImagesBase(Tuning):
     """What the base is trained on: sets of labelled images, and telling by how much images are turned."""
 
@@ -117,8 +123,8 @@ class ImagesFile(SuiteFile):
     items: Sizes
     head: HeadShots
     base: ImagesBase
-    experts: Tuning
-    multitask: Tuning
+    experts: ImageTuning
+    multitask: ImageTuning
 
     @property
     def task_names(self) -> list[str]:

@@ -79,7 +79,14 @@ def one_thread() -> None:
     torch.set_num_threads(THREADS)
 
 
-def fit(network: nn.Module, loss: Callable[[int], Tensor], schedule: Schedule, *, what: str = "training") -> float:
+def fit(
+    network: nn.Module,
+    loss: Callable[[int], Tensor],
+    schedule: Schedule,
+    *,
+    what: str = "training",
+    statistics: str = "own",
+) -> float:
     """Train a network in place, and leave it in evaluation mode.
 
     Args:
@@ -87,6 +94,8 @@ def fit(network: nn.Module, loss: Callable[[int], Tensor], schedule: Schedule, *
         loss: The loss of a step, counted from 0; it draws its own batch.
         schedule: How.
         what: What is trained, for messages.
+        statistics: Of batch normalisation: `own`, those of the batches, with running ones kept; or `frozen`, the running
+            ones as they are.
 
     Returns:
         Mean loss of the last tenth of the steps; NaN where there are none.
@@ -101,6 +110,9 @@ def fit(network: nn.Module, loss: Callable[[int], Tensor], schedule: Schedule, *
     ]
     optimiser = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98))
     network.train()
+    if statistics == "frozen":
+        for part in _normalisations(network):
+            part.eval()
     last: list[float] = []
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
@@ -215,7 +227,7 @@ def reestimate_statistics(network: nn.Module, parts: Sequence[np.ndarray], devic
     Source:
         Jordan et al. 2023, arXiv:2211.08403, section 3.1 ("reset").
     """
-    norms = [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = _normalisations(network)
     kept = [part.momentum for part in norms]
     for part in norms:
         part.reset_running_stats()
@@ -230,3 +242,8 @@ def reestimate_statistics(network: nn.Module, parts: Sequence[np.ndarray], devic
             part.momentum = momentum
             part.eval()
     return len(norms)
+
+
+def _normalisations(network: nn.Module) -> list[Any]:
+    """Every batch normalisation in a network."""
+    return [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
