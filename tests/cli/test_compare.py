@@ -149,18 +149,19 @@ def test_systems_that_answered_other_items(said: Any) -> None:
 
 SYSTEMS = """import numpy as np
 
-def right(x):
-    return np.stack([x[:, 0] < 1, x[:, 0] >= 1], axis=1).astype(float)
+def right():
+    return lambda x: np.stack([x[:, 0] < 1, x[:, 0] >= 1], axis=1).astype(float)
 
-def wrong(x):
+def wrong():
+    return lambda x: right()(x)[:, ::-1]
+
+def broken():
     raise RuntimeError("asked")
 """
 
 
 def test_models_are_evaluated_first(said: Any) -> None:
-    Path("them.py").write_text(
-        SYSTEMS.replace('raise RuntimeError("asked")', "return right(x)[:, ::-1]"), encoding="utf-8"
-    )
+    Path("them.py").write_text(SYSTEMS, encoding="utf-8")
     Path("data.csv").write_text("a,b,target\n" + "0,1,x\n1,0,y\n" * 20, encoding="utf-8")
     code, out, err = said("them.py:right", "bad=them.py:wrong", "--task", "data.csv", "--json", "-o", "kept")
     assert code == 0, err
@@ -173,7 +174,7 @@ def test_a_gate_with_unknown_names_is_refused_before_models_are_asked(said: Any)
     Path("them.py").write_text(SYSTEMS, encoding="utf-8")
     Path("data.csv").write_text("a,b,target\n" + "0,1,x\n1,0,y\n" * 20, encoding="utf-8")
     Path("gate.yml").write_text("systems: [ba]\nfloors: [{task: date, at_least: 0}]\n", encoding="utf-8")
-    code, _, err = said("bad=them.py:wrong", "--task", "data.csv", "--gate", "gate.yml")
+    code, _, err = said("bad=them.py:broken", "--task", "data.csv", "--gate", "gate.yml")
     assert code == 2
     assert "the gate names the system 'ba', which is not there. Did you mean 'bad'?" in err
     assert "the gate names the task 'date', which is not there. Did you mean 'data'?" in err

@@ -16,7 +16,7 @@ import yaml
 
 import modelwright as mw
 from modelwright.cli._app import app, run
-from modelwright.evaluate import KINDS
+from modelwright.evaluate import KINDS, Gate
 from modelwright.methods import METHODS
 from modelwright.recipe import load_recipe
 
@@ -29,7 +29,8 @@ def by_page(pages: list[Path]) -> list[Any]:
 
 YAML = [block for page in PAGES for block in blocks(page, "yaml")]
 TASKS = [pytest.param(b, id=b.id) for b in YAML if re.search(r"^data:", b.text, re.MULTILINE)]
-RECIPES = [pytest.param(b, id=b.id) for b in YAML if not re.search(r"^data:", b.text, re.MULTILINE)]
+GATES = [pytest.param(b, id=b.id) for b in YAML if re.search(r"^systems:", b.text, re.MULTILINE)]
+RECIPES = [pytest.param(b, id=b.id) for b in YAML if not re.search(r"^(data|systems):", b.text, re.MULTILINE)]
 LINES = [
     pytest.param(command, id=f"{page.relative_to(ROOT)}:{line}") for page in PAGES for line, command in commands(page)
 ]
@@ -152,6 +153,11 @@ def test_a_wrong_recipe_is_noticed(tmp_path: Path) -> None:
 def test_task_files_are_accepted(block: Block) -> None:
     said = yaml.safe_load(block.text)
     KINDS[said.get("kind", "classification")].settings.model_validate(said)
+
+
+@pytest.mark.parametrize("block", GATES)
+def test_gates_are_accepted(block: Block) -> None:
+    Gate.of(yaml.safe_load(block.text))
 
 
 # --- command lines -------------------------------------------------------------------------------------------------
