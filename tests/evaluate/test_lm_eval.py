@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import tiny_language as tiny
@@ -21,6 +20,7 @@ from modelwright.evaluate import (
     bits_per_byte,
     harness_model,
     lm_eval_tasks,
+    metric as metric_of,
     records_of_lm_eval,
     run,
 )
@@ -214,6 +214,10 @@ def test_tasks_that_are_refused(offline: Any, include: Path) -> None:
         lm_eval_tasks("tiny_choice", include=include, metric="f1")
     with pytest.raises(InputError, match=r"the task has no filter 'last'"):
         lm_eval_tasks("tiny_write", include=include, filter="last")
+    with pytest.raises(
+        InputError, match=r"the harness scores 'tiny_choice\.acc' itself, by 'acc', so 'brier' cannot be had"
+    ):
+        replace(lm_eval_tasks("tiny_choice", include=include)[0], metric=metric_of("brier"))
     with pytest.raises(InputError, match="shots must be at least 0"):
         lm_eval_tasks("tiny_choice", include=include, shots=-1)
     (include / "text.jsonl").rename(include / "gone.jsonl")
@@ -230,4 +234,3 @@ def test_hashes_are_the_harness_own() -> None:
     from modelwright.evaluate._lm_eval import _hash_of
 
     assert _hash_of(doc) == wanted
-    assert math.isfinite(np.float64(1))

@@ -189,7 +189,10 @@ def _write(found: Comparison, verdicts: Verdicts | None, options: Comparing) -> 
 
 
 def _render(console: Console, found: Comparison, verdicts: Verdicts | None, written: Sequence[Path]) -> None:
-    console.print(_table(found))
+    table = _table(found)
+    if not console.is_terminal:  # a file or a pipe breaks no line
+        console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
+    console.print(table)
     console.print()
     console.print(Text(printable(found.answer.sentence)), style="bold")
     for note in found.notes:
@@ -220,20 +223,20 @@ def _table(found: Comparison) -> Table:
     tasks = found.tasks if len(found.tasks) <= _WIDE else ()
     several, means = len(found.tasks) > 1, found.unit is not None
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("system", overflow="fold")
-    table.add_column("kind")
+    table.add_column("system", overflow="fold", min_width=12)
+    table.add_column("kind", no_wrap=True)
     heads = [*(_heading(found, task) for task in tasks), *(["mean"] if several and means else [])]
     heads += [*(["norm %"] if found.experts else []), "difference", "interval", "p"]
     flips = any(row.flips for row in found.rows)
-    heads += [*(["neg. flips"] if flips else []), "size", "ms an item"]
+    sizes = any(mean.cost.nbytes is not None for mean in found.means)
+    heads += [*(["neg. flips"] if flips else []), *(["size"] if sizes else []), "ms an item"]
     heads += ["money/1,000"] if any(mean.cost.money is not None for mean in found.means) else []
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for mean in shown.ordered(found):
-        cells = _cells(found, mean, tasks, several and means, flips)
+        cells = _cells(found, mean, tasks, several and means, flips, sizes)
         style = "bold green" if mean.system == found.answer.system else ""
-        name = f"{mean.system} (reference)" if mean.system == found.reference else mean.system
-        table.add_row(Text(printable(name)), mean.kind, *cells, style=style)
+        table.add_row(Text(printable(mean.system)), mean.kind, *cells, style=style)
     return table
 
 
@@ -242,7 +245,9 @@ def _heading(found: Comparison, task: str) -> str:
     return printable(task) + (" %" if judged.bounded else "") + ("" if judged.higher_is_better else " ↓")
 
 
-def _cells(found: Comparison, mean: Mean, tasks: Sequence[str], with_mean: bool, flips: bool) -> list[str]:
+def _cells(
+    found: Comparison, mean: Mean, tasks: Sequence[str], with_mean: bool, flips: bool, sizes: bool
+) -> list[str]:
     own = {row.task: row for row in found.rows if row.system == mean.system}
     cells = [
         shown.figure_text(own[task].figure.value, metric(own[task].metric).bounded) if task in own else ""
@@ -253,11 +258,12 @@ def _cells(found: Comparison, mean: Mean, tasks: Sequence[str], with_mean: bool,
         cells.append(shown.figure_text(mean.figure.value if mean.figure else math.nan, bounded))
     if found.experts:
         cells.append(shown.figure_text(mean.normalised.value if mean.normalised else math.nan, True))
-    cells += [*shown.difference_text(mean.difference, bounded), shown.p_text(mean.p_adjusted)]
+    difference, within = shown.difference_text(mean.difference, bounded)
+    cells += ["reference" if mean.system == found.reference else difference, within, shown.p_text(mean.p_adjusted)]
     if flips:
         counts = [row.flips.count for row in own.values() if row.flips is not None]
         cells.append(f"{sum(counts):,}" if counts else "")
-    cells += [shown.size_text(mean.cost.nbytes), shown.time_text(mean.cost.seconds_per_item)]
+    cells += [*([shown.size_text(mean.cost.nbytes)] if sizes else []), shown.time_text(mean.cost.seconds_per_item)]
     if any(other.cost.money is not None for other in found.means):
         cells.append("" if mean.cost.money_per_item is None else f"{1000 * mean.cost.money_per_item:.4g}")
     return cells

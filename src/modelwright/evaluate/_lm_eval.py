@@ -394,6 +394,15 @@ class HarnessTask(Task):
     scored_by: str
     filtered_by: str = "none"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wanted = _metric_name(self.scored_by, self.harness.higher_is_better().get(self.scored_by))
+        if self.metric.name != wanted:
+            raise InputError(
+                f"the harness scores '{self.name}' itself, by '{self.scored_by}', so '{self.metric.name}' cannot be had",
+                "Name one of the harness's own metrics in a task file of kind lm-eval.",
+            )
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What, beside the items, the score depends on."""
