@@ -110,8 +110,20 @@ def _records(inputs: Sequence[str], options: Comparing, *, bar: bool) -> Records
                 raise InputError(f"there is no '{place}'", "Give folders of records; models need --task.")
             if place.is_dir() and not any(place.rglob("*.parquet")):
                 raise InputError(f"there are no records in '{place}'", "If it is a model, say on which --task.")
-        return Records.read(*inputs)
+        return _read([Path(place) for place in inputs])
     return evaluated(inputs, options.tasks, Asking(**options.asking, bar=bar))
+
+
+def _read(places: Sequence[Path]) -> Records:
+    """Folders of records; what a sweep wrote comes with its seeds as one."""
+    sweeps = [place for place in places if (place / "sweep.json").is_file()]
+    if not sweeps:
+        return Records.read(*places)
+    from modelwright.suites import pooled
+
+    parts = [part for place in sweeps for part in pooled(place)]
+    others = [place for place in places if place not in sweeps]
+    return Records([*parts, *(Records.read(*others) if others else [])])
 
 
 def _check_early(gate: Gate, inputs: Sequence[str], options: Comparing) -> None:
@@ -191,7 +203,9 @@ def _write(found: Comparison, verdicts: Verdicts | None, options: Comparing) -> 
 def _render(console: Console, found: Comparison, verdicts: Verdicts | None, written: Sequence[Path]) -> None:
     table = _table(found)
     if not console.is_terminal:  # a file or a pipe breaks no line
-        console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
+        console.width = max(
+            console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum
+        )
     console.print(table)
     console.print()
     console.print(Text(printable(found.answer.sentence)), style="bold")
@@ -233,7 +247,7 @@ def _table(found: Comparison) -> Table:
     heads += ["money/1,000"] if any(mean.cost.money is not None for mean in found.means) else []
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
-    for mean in shown.ordered(found):
+    for mean in found.ordered():
         cells = _cells(found, mean, tasks, several and means, flips, sizes)
         style = "bold green" if mean.system == found.answer.system else ""
         table.add_row(Text(printable(mean.system)), mean.kind, *cells, style=style)
@@ -245,9 +259,7 @@ def _heading(found: Comparison, task: str) -> str:
     return printable(task) + (" %" if judged.bounded else "") + ("" if judged.higher_is_better else " ↓")
 
 
-def _cells(
-    found: Comparison, mean: Mean, tasks: Sequence[str], with_mean: bool, flips: bool, sizes: bool
-) -> list[str]:
+def _cells(found: Comparison, mean: Mean, tasks: Sequence[str], with_mean: bool, flips: bool, sizes: bool) -> list[str]:
     own = {row.task: row for row in found.rows if row.system == mean.system}
     cells = [
         shown.figure_text(own[task].figure.value, metric(own[task].metric).bounded) if task in own else ""
