@@ -178,6 +178,7 @@ def test_tasks_with_the_same_items_are_resampled_together() -> None:
     same = mean_of([draws["a"], draws["a"]]).interval()
     other = mean_of([draws["a"], draws["b"]]).interval()
     assert (same.low, same.high) == pytest.approx((alone.low, alone.high))
+    np.testing.assert_allclose(mean_of([draws["a"], draws["a"]]).influence, draws["a"].influence)
     assert other.high - other.low == pytest.approx((alone.high - alone.low) / math.sqrt(2), rel=0.08)
 
 

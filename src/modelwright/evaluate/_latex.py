@@ -56,10 +56,7 @@ def table(comparison: Comparison) -> str:
         r"\toprule",
         " & ".join(["system", *heads]) + r" \\",
         r"\midrule",
-        *(
-            " & ".join([escaped(system), *(c.get(system, "") for c in columns)]) + r" \\"
-            for system in comparison.systems
-        ),
+        *_lines(comparison, columns),
         r"\bottomrule",
         r"\end{tabular}",
     ]
