@@ -152,7 +152,11 @@ class Judged:
     def best(self, systems: Sequence[str]) -> str | None:
         """The one with the best quality, the first of equal ones; None where none has any."""
         known = {system: self.quality(system) for system in systems}
-        values = {system: self.sign * found.value for system, found in known.items() if found is not None}
+        values = {
+            system: self.sign * found.value
+            for system, found in known.items()
+            if found is not None and not math.isnan(found.value)  # of a constant output, a correlation is none
+        }
         return max(values, key=lambda system: values[system]) if values else None
 
     def p(self, pairs: Sequence[Pair]) -> list[float]:

@@ -60,6 +60,11 @@ class Metric:
     higher_is_better: bool = True
     bounded: bool = True
 
+    @property
+    def flips(self) -> bool:
+        """Whether a score of 1 says that an answer is right, so that systems can be compared by what they have wrong."""
+        return self.higher_is_better and self.asks != "values"
+
     def figure(self, whole: Whole) -> float:
         """The figure for a set of items."""
         if self.total is not None:

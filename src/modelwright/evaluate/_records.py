@@ -362,6 +362,16 @@ def check_alike(first: Part, second: Part) -> None:
             "Evaluate both again.",
             where,
         )
+    if a.classes != b.classes:
+        raise InputError(f"'{a.system}' and '{b.system}' were given other classes", "Evaluate both again.", where)
+    other = second.ordered(first.ids)
+    for what in ("target", "slices"):
+        if first.table[what].combine_chunks() != other.table[what].combine_chunks():
+            raise InputError(
+                f"'{a.system}' and '{b.system}' have different {what.removesuffix('s')}s for the same items",
+                "Evaluate both again.",
+                where,
+            )
 
 
 def read_part(path: str | Path) -> Part:

@@ -248,8 +248,11 @@ def run_score(
         done = [] if restart else _done(score, label, model, out)
         if not done:
             done = score.records(model, label)
-            for part in done if out is not None else ():
-                write_part(part, Path(out or "") / part.head.file)
+            places = [Path(out) / part.head.file for part in done] if out is not None else []
+            for place in places if not restart else ():
+                _check_free(place, score)
+            for place, part in zip(places, done, strict=False):
+                write_part(part, place)
         parts += done
     return Records(parts)
 
@@ -268,6 +271,16 @@ def _done(score: Score, label: str, model: str, out: str | Path | None) -> list[
                 str(out),
             )
     return mine if mine and len(mine) == mine[0].head.made["figures"] else []
+
+
+def _check_free(place: Path, score: Score) -> None:
+    """Refuse to write over what this command has not written."""
+    if place.is_file() and read_part(place).head.made.get("score") != score.command:
+        raise InputError(
+            "there are records of another command, or of mw eval, under the same name",
+            "Use another label or another folder, or --restart to throw them away.",
+            str(place),
+        )
 
 
 def without_intervals(records: Records) -> list[str]:
