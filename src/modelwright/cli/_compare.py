@@ -18,6 +18,7 @@ from rich.text import Text
 from modelwright.cli._eval import Asking, evaluated
 from modelwright.errors import InputError, did_you_mean, printable
 from modelwright.evaluate import Comparison, Gate, Mean, Price, Records, Verdicts, compare, metric, task, with_ensemble
+from modelwright.evaluate._lm_eval import is_log
 from modelwright.evaluate._systems import label_of
 from modelwright.recipe._yaml import load
 from modelwright.report import _comparison as shown
@@ -78,7 +79,10 @@ def run_compare(inputs: Sequence[str], options: Comparing, *, json: bool, quiet:
         _check_early(gate, inputs, options)
     records = _records(inputs, options, bar=not json and not quiet)
     if options.ensemble or options.members:
-        records = with_ensemble(records, options.members or None, space=options.space)  # type: ignore[arg-type]
+        kinds = {
+            name: kind for name, kind in _pairs(options.kinds, "--kind SYSTEM=KIND").items() if name in records.systems
+        }
+        records = with_ensemble(records, options.members or None, space=options.space, kinds=kinds)  # type: ignore[arg-type]
     if gate is not None:
         gate.check_names(records.systems, records.tasks)
     found = compare(
@@ -108,7 +112,7 @@ def _records(inputs: Sequence[str], options: Comparing, *, bar: bool) -> Records
         for place in map(Path, inputs):
             if not place.exists():
                 raise InputError(f"there is no '{place}'", "Give folders of records; models need --task.")
-            if place.is_dir() and not any(place.rglob("*.parquet")):
+            if place.is_dir() and not any(place.rglob("*.parquet")) and not is_log(place):
                 raise InputError(f"there are no records in '{place}'", "If it is a model, say on which --task.")
         return Records.read(*inputs)
     return evaluated(inputs, options.tasks, Asking(**options.asking, bar=bar))
@@ -191,7 +195,9 @@ def _write(found: Comparison, verdicts: Verdicts | None, options: Comparing) -> 
 def _render(console: Console, found: Comparison, verdicts: Verdicts | None, written: Sequence[Path]) -> None:
     table = _table(found)
     if not console.is_terminal:  # a file or a pipe breaks no line
-        console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
+        console.width = max(
+            console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum
+        )
     console.print(table)
     console.print()
     console.print(Text(printable(found.answer.sentence)), style="bold")
@@ -245,9 +251,7 @@ def _heading(found: Comparison, task: str) -> str:
     return printable(task) + (" %" if judged.bounded else "") + ("" if judged.higher_is_better else " ↓")
 
 
-def _cells(
-    found: Comparison, mean: Mean, tasks: Sequence[str], with_mean: bool, flips: bool, sizes: bool
-) -> list[str]:
+def _cells(found: Comparison, mean: Mean, tasks: Sequence[str], with_mean: bool, flips: bool, sizes: bool) -> list[str]:
     own = {row.task: row for row in found.rows if row.system == mean.system}
     cells = [
         shown.figure_text(own[task].figure.value, metric(own[task].metric).bounded) if task in own else ""

@@ -22,7 +22,7 @@ from modelwright.recipe._yaml import load
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class NonInferiority(_Strict):

@@ -108,8 +108,8 @@ def schema(head: Head | None = None) -> Any:
     return pa.schema(columns, metadata=meta)
 
 
-def table_of(head: Head, items: Items, scored: Scored, seconds: float) -> Any:
-    """Records of a batch. Its seconds are dealt out evenly."""
+def table_of(head: Head, items: Items, scored: Scored, seconds: float | None) -> Any:
+    """Records of a batch. Its seconds are dealt out evenly; None where nobody has measured what it costs."""
     pa = needs("pyarrow", "evaluation")
     n = len(items)
 
@@ -124,10 +124,10 @@ def table_of(head: Head, items: Items, scored: Scored, seconds: float) -> Any:
         "weight": np.ones(n) if scored.weights is None else np.asarray(scored.weights, np.float64),
         "confidence": None if scored.confidences is None else np.asarray(scored.confidences, np.float64),
         "probabilities": None if scored.probabilities is None else _lists(scored.probabilities),
-        "seconds": np.full(n, seconds / n),
-        "calls": whole(scored.calls),
-        "tokens_in": whole(scored.tokens_in),
-        "tokens_out": whole(scored.tokens_out),
+        "seconds": None if seconds is None else np.full(n, seconds / n),
+        "calls": None if seconds is None else whole(scored.calls),
+        "tokens_in": None if seconds is None else whole(scored.tokens_in),
+        "tokens_out": None if seconds is None else whole(scored.tokens_out),
         "slices": _maps(items.slices, n),
     }
     form = schema(head)

@@ -31,6 +31,12 @@ _FORMS = (
 _ITEM_KEYS = ("id", "score", "answer", "target", "weight", "slices")
 
 
+#: Usual names of figures of which less is better, beside our metrics.
+_LOWER = frozenset(
+    ["bpb", "cer", "error", "error_rate", "fid", "loss", "mae", "mse", "nll", "perplexity", "ppl", "rmse", "ter", "wer"]
+)
+
+
 @dataclass(frozen=True)
 class Score:
     """A command that judges a model and prints JSON, as its whole output or its last line.
@@ -138,7 +144,7 @@ class Score:
 
     def _metric(self, name: str, lower: bool | None = None) -> str:
         if lower is None:
-            lower = not METRICS[name].higher_is_better if name in METRICS else self.lower_is_better
+            lower = not METRICS[name].higher_is_better if name in METRICS else self.lower_is_better or name in _LOWER
         return "loss" if lower else "figure"
 
     def _figure(self, task: str, name: str, value: Any, lower: bool | None = None) -> tuple[str, str, Items, Scored]:
