@@ -389,6 +389,15 @@ def test_latex_is_escaped_and_marks_the_best() -> None:
     assert {len(re.split(r"(?<!\\)&", line)) for line in body if line.endswith(r"\\")} == {2}
 
 
+def test_latex_of_many_tasks_has_no_room_for_every_interval() -> None:
+    few, many = (compare(records([f"t{i}" for i in range(count)], n=40), resamples=100).latex() for count in (4, 5))
+    lines = [next(line for line in text.splitlines() if line.startswith("ties")) for text in (few, many)]
+    assert [line.count(r"\pm") for line in lines] == [4 + 2, 2], "those of the means stay"
+    order = [line.partition(" &")[0] for line in few.splitlines() if line.endswith(r"\\")]
+    assert order[1] == "base"
+    assert set(order[-2:]) == {"ties", "linear"}
+
+
 def test_a_page_of_a_comparison(found: Comparison) -> None:
     pytest.importorskip("matplotlib")
     from modelwright import report

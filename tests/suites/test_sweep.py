@@ -71,7 +71,12 @@ def test_all_references_and_methods_get_their_records(tmp_path: Path) -> None:
     said = part.head.made
     assert said["suite"] == "tiny"
     assert said["seed"] == 1
-    assert said["kind"] == "data-free"
+    assert (said["kind"], said["group"]) == ("merge", "data-free")
+    kinds = {name: records.part("upright", name).head.made["kind"] for name in labels}
+    assert kinds == {
+        "base": "base", "multitask": "other", "ensemble": "ensemble", "linear": "merge", "task_arithmetic": "merge",
+        **{f"expert-{view}": "single" for view in VIEWS},
+    }  # fmt: skip
     assert said["parameters"] == cell.parameters
     assert said["merge_seconds"] == cell.merge_seconds > 0
     assert cell.peak_bytes is not None

@@ -114,8 +114,20 @@ def _records(inputs: Sequence[str], options: Comparing, *, bar: bool) -> Records
                 raise InputError(f"there is no '{place}'", "Give folders of records; models need --task.")
             if place.is_dir() and not any(place.rglob("*.parquet")) and not is_log(place):
                 raise InputError(f"there are no records in '{place}'", "If it is a model, say on which --task.")
-        return Records.read(*inputs)
+        return _read([Path(place) for place in inputs])
     return evaluated(inputs, options.tasks, Asking(**options.asking, bar=bar))
+
+
+def _read(places: Sequence[Path]) -> Records:
+    """Folders of records; what a sweep wrote comes with its seeds as one."""
+    sweeps = [place for place in places if (place / "sweep.json").is_file()]
+    if not sweeps:
+        return Records.read(*places)
+    from modelwright.suites import pooled
+
+    parts = [part for place in sweeps for part in pooled(place)]
+    others = [place for place in places if place not in sweeps]
+    return Records([*parts, *(Records.read(*others) if others else [])])
 
 
 def _check_early(gate: Gate, inputs: Sequence[str], options: Comparing) -> None:
@@ -239,7 +251,7 @@ def _table(found: Comparison) -> Table:
     heads += ["money/1,000"] if any(mean.cost.money is not None for mean in found.means) else []
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
-    for mean in shown.ordered(found):
+    for mean in found.ordered():
         cells = _cells(found, mean, tasks, several and means, flips, sizes)
         style = "bold green" if mean.system == found.answer.system else ""
         table.add_row(Text(printable(mean.system)), mean.kind, *cells, style=style)

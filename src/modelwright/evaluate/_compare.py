@@ -283,6 +283,11 @@ def _notes(
     for task in judged.tasks:
         if len(task.ids) < _FEW:
             notes.append(f"'{task.name}' has {len(task.ids)} items: intervals from so few are too narrow.")
+    seeds = max((len(s) for part in records if isinstance(s := part.head.made.get("seed"), list)), default=1)
+    if seeds > 1:
+        notes.append(
+            f"Items of {seeds} seeds are counted as {seeds} times as many items; the spread over seeds is not in it."
+        )
     devices = {part.head.device for part in records}
     if len(devices) > 1:
         notes.append(f"Seconds were measured on different devices ({listing(sorted(devices))}) and cannot be compared.")

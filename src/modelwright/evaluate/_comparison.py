@@ -18,6 +18,7 @@ from modelwright.evaluate._statistics import Interval, IntervalKind
 JSON_VERSION = 1
 #: What quality is weighed against: bytes of weights, seconds an item, money an item.
 Against = Literal["memory", "time", "money"]
+_ORDER: tuple[SystemKind, ...] = ("base", "single", "merge", "ensemble", "other")
 Verdict = Literal["single", "merge", "ensemble", "too close to call", "not asked"]
 
 
@@ -169,6 +170,16 @@ class Comparison:
         """The metric of all tasks; None where they have different ones."""
         names = {row.metric for row in self.rows}
         return metric(names.pop()) if len(names) == 1 else None
+
+    def ordered(self) -> list[Mean]:
+        """The systems as tables have them: by kind, the best of each first."""
+        sign = -1 if self.unit is None or self.unit.higher_is_better else 1
+
+        def key(mean: Mean) -> tuple[int, float]:
+            quality = mean.quality()
+            return _ORDER.index(mean.kind), math.inf if quality is None else sign * quality.value
+
+        return sorted(self.means, key=key)
 
     def as_rows(self) -> list[dict[str, Any]]:
         """Flat rows, one a system and task, for tables elsewhere; what is unknown is None."""

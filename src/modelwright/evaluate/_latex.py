@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from modelwright.errors import printable
@@ -20,6 +21,10 @@ _SPECIAL = {
 }  # fmt: skip
 
 
+#: With more tasks than this, their figures stand without intervals.
+_ROOM = 4
+
+
 def escaped(text: str) -> str:
     r"""A text that LaTeX sets as it stands.
 
@@ -31,7 +36,7 @@ def escaped(text: str) -> str:
 
 
 def table(comparison: Comparison) -> str:
-    """Systems by tasks with the half-widths of their intervals; the best of a column in bold."""
+    """Systems by tasks; the best of a column in bold. Half-widths of intervals where there is room, else of the means."""
     several = len(comparison.tasks) > 1
     heads = [f"{escaped(task)}{_direction(comparison, task)}" for task in comparison.tasks]
     mean = several and any(m.figure for m in comparison.means)
@@ -61,6 +66,16 @@ def table(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _lines(comparison: Comparison, columns: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """A line a system; kinds are set apart."""
+    kind = ""
+    for mean in comparison.ordered():
+        if kind and mean.kind != kind:
+            yield r"\midrule"
+        kind = mean.kind
+        yield " & ".join([escaped(mean.system), *(column.get(mean.system, "") for column in columns)]) + r" \\"
+
+
 def _direction(comparison: Comparison, task: str) -> str:
     judged = metric(next(row.metric for row in comparison.rows if row.task == task))
     unit = r" (\%)" if judged.bounded else f" ({escaped(judged.name)})"
@@ -71,11 +86,19 @@ def _column(comparison: Comparison, task: str) -> dict[str, str]:
     rows = [row for row in comparison.rows if row.task == task]
     judged = metric(rows[0].metric)
     marks = {row.system: r"\textsuperscript{*}" for row in rows if row.p_adjusted < 1 - comparison.level}
-    return _cells({row.system: row.figure for row in rows}, judged.bounded, judged.higher_is_better, marks)
+    spread = len(comparison.tasks) <= _ROOM
+    return _cells(
+        {row.system: row.figure for row in rows}, judged.bounded, judged.higher_is_better, marks, spread=spread
+    )
 
 
 def _cells(
-    figures: dict[str, Interval | None], percent: bool, higher: bool, marks: dict[str, str] | None = None
+    figures: Mapping[str, Interval | None],
+    percent: bool,
+    higher: bool,
+    marks: Mapping[str, str] | None = None,
+    *,
+    spread: bool = True,
 ) -> dict[str, str]:
     known = {system: figure for system, figure in figures.items() if figure and not math.isnan(figure.value)}
     shown = {system: _text(figure.value, percent) for system, figure in known.items()}
@@ -84,8 +107,8 @@ def _cells(
     for system, figure in known.items():
         text = rf"\textbf{{{shown[system]}}}" if shown[system] in best else shown[system]
         half = (figure.high - figure.low) / 2
-        spread = "" if math.isnan(half) else rf" {{\scriptsize$\pm${_text(half, percent)}}}"
-        cells[system] = f"{text}{(marks or {}).get(system, '')}{spread}"
+        within = "" if math.isnan(half) or not spread else rf" {{\scriptsize$\pm${_text(half, percent)}}}"
+        cells[system] = f"{text}{(marks or {}).get(system, '')}{within}"
     return cells
 
 

@@ -13,7 +13,7 @@ from modelwright.report._page import answer, bullets, note, page, section
 from modelwright.report._plots import Estimate, Point, forest, tradeoff
 from modelwright.report._table import Cell, Group, Row, table
 
-#: The order of tables, with their headings.
+#: Headings of the kinds.
 GROUPS: dict[SystemKind, str] = {
     "base": "Base",
     "single": "Single models",
@@ -45,18 +45,6 @@ def comparison(found: Comparison, title: str = "Best single, merge, or ensemble?
         f"{found.resamples:,} resamples of the items; seed {found.seed}; calibration error: {found.convention}."
     )
     return page(title, *sections, lead=about, footer=footer)
-
-
-def ordered(found: Comparison) -> list[Mean]:
-    """The systems by kind, the best of each first."""
-    unit = found.unit
-    sign = -1 if unit is None or unit.higher_is_better else 1
-
-    def key(mean: Mean) -> tuple[int, float]:
-        quality = mean.quality()
-        return list(GROUPS).index(mean.kind), math.inf if quality is None else sign * quality.value
-
-    return sorted(found.means, key=key)
 
 
 def figure_text(value: float, bounded: bool) -> str:
@@ -103,31 +91,48 @@ def _grouped(found: Comparison, rows: Iterable[tuple[Mean, Row]]) -> list[Row | 
 
 
 def _figures(found: Comparison) -> Html:
-    several = len(found.tasks) > 1
-    means, shares = found.unit is not None, bool(found.experts)
-    columns = ["system", *(_heading(found, task) for task in found.tasks)]
-    columns += [*(["mean"] if several and means else []), *(["norm, %"] if shares else [])]
-    columns += ["difference", "interval", "p"]
-    lowest, highest = _ranges(found)
+    """What all tasks come to, then the tasks: on a phone the first columns are seen."""
+    several, shares = len(found.tasks) > 1, bool(found.experts)
+    means = several and found.unit is not None
+    bounded = found.unit is None or found.unit.bounded
+    tasks = [_heading(found, task) for task in found.tasks]
+    columns = ["system", *([] if several else tasks), *(["mean"] if means else []), *(["norm, %"] if shares else [])]
+    columns += ["difference", "interval", "p", *(tasks if several else [])]
 
     def line(mean: Mean) -> Row:
-        cells: list[str | Cell] = []
-        for task in found.tasks:
-            row = _row(found, task, mean.system)
-            cells.append("" if row is None else _tinted(row, lowest[task], highest[task], found.experts.get(task)))
-        bounded = found.unit is None or found.unit.bounded
-        if several and means:
+        own = _figures_of(found, mean.system)
+        cells: list[str | Cell] = [] if several else list(own)
+        if means:
             cells.append(Cell(figure_text(mean.figure.value, bounded) if mean.figure else "", strong=True))
         if shares:
             cells.append(percent(mean.normalised.value) if mean.normalised else "")
-        cells += [*difference_text(mean.difference, bounded), p_text(mean.p_adjusted)]
-        reference = " (reference)" if mean.system == found.reference else ""
+        difference, within = difference_text(mean.difference, bounded)
+        cells += ["reference" if mean.system == found.reference else difference, within, p_text(mean.p_adjusted)]
         best = mean.system == found.answer.system
-        return Row(mean.system + reference, cells, best=best, mark="best" if best else "")
+        mark = f"best {mean.kind}" if best and mean.kind != "other" else "best"
+        return Row(mean.system, [*cells, *(own if several else [])], best=best, mark=mark if best else "")
 
     return table(
-        columns, _grouped(found, ((mean, line(mean)) for mean in ordered(found))), label="Figures of all systems"
+        columns, _grouped(found, ((mean, line(mean)) for mean in found.ordered())), label="Figures of all systems"
     )
+
+
+def _figures_of(found: Comparison, system: str) -> list[str | Cell]:
+    """A system's figures on the tasks, the darker the better within a task; a task's expert is framed."""
+    cells: list[str | Cell] = []
+    for task in found.tasks:
+        rows = [row for row in found.rows if row.task == task]
+        own = next((row for row in rows if row.system == system), None)
+        if own is None:
+            cells.append("")
+            continue
+        judged, values = metric(own.metric), [row.figure.value for row in rows]
+        low, high = min(values), max(values)
+        share = 0.0 if high == low else (own.figure.value - low) / (high - low)
+        tint = share if judged.higher_is_better else 1 - share
+        text = figure_text(own.figure.value, judged.bounded)
+        cells.append(Cell(text, tint=tint, framed=system == found.experts.get(task)))
+    return cells
 
 
 def _heading(found: Comparison, task: str) -> str:
@@ -136,26 +141,9 @@ def _heading(found: Comparison, task: str) -> str:
     return f"{task}, {unit}{'' if judged.higher_is_better else ' (less is better)'}"
 
 
-def _row(found: Comparison, task: str, system: str) -> Compared | None:
-    return next((row for row in found.rows if (row.task, row.system) == (task, system)), None)
-
-
-def _ranges(found: Comparison) -> tuple[dict[str, float], dict[str, float]]:
-    values = {task: [row.figure.value for row in found.rows if row.task == task] for task in found.tasks}
-    return {task: min(v) for task, v in values.items()}, {task: max(v) for task, v in values.items()}
-
-
-def _tinted(row: Compared, low: float, high: float, expert: str | None) -> Cell:
-    """The better the darker within its task; a task's own expert is framed."""
-    judged = metric(row.metric)
-    share = 0.0 if high == low else (row.figure.value - low) / (high - low)
-    tint = share if judged.higher_is_better else 1 - share
-    return Cell(figure_text(row.figure.value, judged.bounded), tint=tint, framed=row.system == expert)
-
-
 def _legend(found: Comparison) -> str:
     mean = ", of means over the tasks" if len(found.tasks) > 1 and found.unit is not None else ""
-    text = f"The last columns: difference to {found.reference}{mean}, its {100 * found.level:g} % interval, and p of the paired "
+    text = f"Difference to {found.reference}{mean}, its {100 * found.level:g} % interval, and p of the paired "
     text += "test, adjusted by Holm's method. The darker a figure, the better it is on its task."
     if found.experts:
         text += " Framed: the expert of a task. norm: share of what each task's expert reaches, mean over the tasks."
@@ -167,7 +155,7 @@ def _forest(found: Comparison) -> list[Html]:
     scale = 100 if bounded else 1
     estimates = [
         Estimate(mean.system, scale * q.value, scale * q.low, scale * q.high, GROUPS[mean.kind])
-        for mean in ordered(found)
+        for mean in found.ordered()
         if (q := mean.quality()) is not None and not math.isnan(q.low)
     ]
     if not estimates:
@@ -186,15 +174,22 @@ def _costs(found: Comparison) -> list[Html]:
         cells: list[str | Cell] = [
             "" if cost.parameters is None else quantity(cost.parameters), size_text(cost.nbytes), time_text(cost.seconds_per_item),
             "" if cost.calls is None else f"{cost.calls / cost.items:.3g}",
-            "" if cost.tokens_in is None or cost.tokens_out is None else f"{cost.tokens_in:,} + {cost.tokens_out:,}",
-            *([money] if priced else []), ", ".join(mean.front),
+            *([f"{cost.tokens_in or 0:,} + {cost.tokens_out or 0:,}"] if tokens else []), *([money] if priced else []), ", ".join(mean.front),
         ]  # fmt: skip
         return Row(mean.system, cells)
 
+    tokens = any(mean.cost.tokens_in or mean.cost.tokens_out for mean in found.means)
     priced = any(mean.cost.money is not None for mean in found.means)
-    columns = ["system", "parameters", "weights", "ms an item", "calls an item", "tokens in + out"]
+    columns = [
+        "system",
+        "parameters",
+        "weights",
+        "ms an item",
+        "calls an item",
+        *(["tokens in + out"] if tokens else []),
+    ]
     columns += [*(["money for 1,000 items"] if priced else []), "Pareto front"]
-    rows = _grouped(found, ((mean, line(mean)) for mean in ordered(found)))
+    rows = _grouped(found, ((mean, line(mean)) for mean in found.ordered()))
     text = note("Pareto front: where no other system is at least as good and as cheap, and better in one of the two.")
     return [
         section("What it costs", *_tradeoff(found, priced), table(columns, rows, label="Costs of all systems"), text)
@@ -212,7 +207,7 @@ def _tradeoff(found: Comparison, priced: bool) -> list[Html]:
         "time": ("ms an item", {m.system: m.cost.seconds_per_item for m in found.means}, 1000.0),
     }
     for name, (xlabel, costs, factor) in ways.items():
-        known = [(m, float(c) * factor, q) for m in ordered(found) if (c := costs[m.system]) and (q := m.quality())]
+        known = [(m, float(c) * factor, q) for m in found.ordered() if (c := costs[m.system]) and (q := m.quality())]
         if len({cost for _, cost, _ in known}) < 2 or (name == "money" and not priced):
             continue
         bounded = found.unit is None or found.unit.bounded
@@ -262,7 +257,7 @@ def _details(found: Comparison) -> list[Html]:
     for task in found.tasks:
         own: Sequence[Compared] = [row for row in found.rows if row.task == task]
         rows.append(Group(f"{_heading(found, task)}: {own[0].cost.items:,} items"))
-        rows += [line(row) for mean in ordered(found) for row in own if row.system == mean.system]
+        rows += [line(row) for mean in found.ordered() for row in own if row.system == mean.system]
     text = (
         f"difference: to {found.reference}. p: paired test (McNemar's where answers are right or wrong, else swapping "
     )

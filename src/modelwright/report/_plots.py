@@ -178,7 +178,7 @@ def _name(axes: Axes, points: Sequence[Point]) -> None:
     legend = axes.get_legend()
     if legend is not None:
         taken.append(legend.get_window_extent())
-    for point in sorted(points, key=lambda p: not p.front):
+    for point in sorted(points, key=lambda p: (not p.front, -p.quality)):
         text = axes.annotate(point.name, (point.cost, point.quality), (0, 0), textcoords="offset points", va="center")
         text.set(fontsize=9, in_layout=False)
         text.set_bbox({"facecolor": PAPER, "alpha": 0.85, "linewidth": 0, "pad": 0.5})

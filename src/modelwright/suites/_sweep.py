@@ -16,7 +16,7 @@ from modelwright.api import Job, content_hash, direct_recipe, registry
 from modelwright.checkpoint import Checkpoint, TensorRef
 from modelwright.engine import method_source
 from modelwright.errors import InputError, Problem, RunError, did_you_mean, listing
-from modelwright.evaluate import Plan, Predictor, run
+from modelwright.evaluate import Plan, Predictor, SystemKind, run
 from modelwright.methods import Method, Registry
 from modelwright.suites._cells import Cell, Cells, Group, key_of, write_text
 from modelwright.suites._ensemble import OutputEnsemble
@@ -211,6 +211,15 @@ class _Row:
     train_seconds: float | None = None
     unfit: str = ""
 
+    @property
+    def kind(self) -> SystemKind:
+        """What a comparison takes it for; multitask training is neither an expert nor what experts are tuned from."""
+        if self.method is not None:
+            return "merge"
+        if self.expert_of:
+            return "single"
+        return "ensemble" if self.group == "ensemble" else "base" if self.label == "base" else "other"
+
 
 def _references(family: Family) -> Iterator[_Row]:
     yield _Row("base", "reference", family.base, train_seconds=family.seconds.get("base"))
@@ -373,7 +382,7 @@ class _Bench:
     def _said(self, row: _Row, cell: Cell) -> dict[str, Any]:
         """What records say of a system beside its answers."""
         return {
-            "suite": self.family.name, "seed": cell.seed, "kind": row.group,
+            "suite": self.family.name, "seed": cell.seed, "kind": row.kind, "group": row.group,
             "method": row.method.name if row.method else "", "expert_of": row.expert_of,
             "semantics": self.settings.semantics if row.method else "", "parameters": dict(cell.parameters),
             "merge_seconds": cell.merge_seconds, "peak_bytes": cell.peak_bytes, "train_seconds": row.train_seconds,
