@@ -105,11 +105,6 @@ class Store:
             )
         if found.system_fingerprint != mine.system_fingerprint:
             raise InputError(f"{there}, and the system has changed since", _OTHER, str(path))
-        if not mine.system_fingerprint:
-            raise InputError(
-                f"{there}, and whether the system is still the same cannot be told", f"{_OTHER} Or give it a fingerprint=.",
-                str(path),
-            )  # fmt: skip
         self._kept.append(part.table)
 
     def _change(self, part: Part, *, finished: bool) -> str:
