@@ -30,4 +30,5 @@ def workshop(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     (tmp_path / "ties.yml").write_text(first.text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("modelwright.suites._cache.cache_folder", lambda: tmp_path / "cache")
     return tmp_path

@@ -394,7 +394,7 @@ def test_latex_of_many_tasks_has_no_room_for_every_interval() -> None:
     lines = [next(line for line in text.splitlines() if line.startswith("ties")) for text in (few, many)]
     assert [line.count(r"\pm") for line in lines] == [4 + 2, 2], "those of the means stay"
     order = [line.partition(" &")[0] for line in few.splitlines() if line.endswith(r"\\")]
-    assert order[1] == "base"
+    assert order.index("base") < min(order.index("ties"), order.index("linear"))
     assert set(order[-2:]) == {"ties", "linear"}
 
 

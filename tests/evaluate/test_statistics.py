@@ -50,7 +50,7 @@ def ids(n: int) -> list[str]:
 def test_resampled_figures_are_those_of_the_metric(name: str, weighted: bool) -> None:
     """The oracle takes the rows of each resample and asks the metric itself."""
     judged, found = METRICS[name], whole(name, 40, 1, weighted=weighted)
-    form = sums_of(judged, found, names_of([found, whole(name, 40, 2)]))
+    form = sums_of(judged, found, names_of(judged, [found, whole(name, 40, 2)]))
     assert form is not None
     (counts,) = stats.resampled(40, 25, np.random.default_rng(0))
     for row, figure in zip(counts, form.finish(np.asarray(counts @ form.terms)), strict=True):
@@ -61,7 +61,7 @@ def test_resampled_figures_are_those_of_the_metric(name: str, weighted: bool) ->
 def test_a_metric_of_the_same_name_but_another_figure_is_not_taken_for_ours() -> None:
     theirs = replace(METRICS["macro_f1"], total=lambda whole: 0.5)
     found = whole("macro_f1", 30, 1)
-    assert sums_of(theirs, found, names_of([found])) is None
+    assert sums_of(theirs, found, names_of(theirs, [found])) is None
     assert sample(theirs, [found], ids(30), seed=0, count=100)[0].draws.tolist() == [0.5] * 100
 
 

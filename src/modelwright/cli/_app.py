@@ -184,6 +184,9 @@ def evaluate(
         str | None,
         typer.Option("--score", metavar="CMD", help="Instead of tasks: a command with {model} in it that prints JSON."),
     ] = None,
+    lower_is_better: Annotated[
+        bool, typer.Option("--lower-is-better", help="With --score: of figures whose names do not say so.")
+    ] = False,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -196,7 +199,7 @@ def evaluate(
 
     options = Asking(
         out, split, limit, batch, device, network, metric, restart, plugin,
-        backend=backend, model=model, api=api, score=score,
+        backend=backend, model=model, api=api, score=score, lower_is_better=lower_is_better,
     )  # fmt: skip
     run_eval(references, tasks, options, json=json, quiet=quiet)
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from modelwright.cli._eval import Asking, evaluated
 from modelwright.errors import InputError, did_you_mean, printable
 from modelwright.evaluate import Comparison, Gate, Mean, Price, Records, Verdicts, compare, metric, task, with_ensemble
+from modelwright.evaluate._lm_eval import is_log
 from modelwright.evaluate._systems import label_of
 from modelwright.recipe._yaml import load
 from modelwright.report import _comparison as shown
@@ -78,7 +79,10 @@ def run_compare(inputs: Sequence[str], options: Comparing, *, json: bool, quiet:
         _check_early(gate, inputs, options)
     records = _records(inputs, options, bar=not json and not quiet)
     if options.ensemble or options.members:
-        records = with_ensemble(records, options.members or None, space=options.space)  # type: ignore[arg-type]
+        kinds = {
+            name: kind for name, kind in _pairs(options.kinds, "--kind SYSTEM=KIND").items() if name in records.systems
+        }
+        records = with_ensemble(records, options.members or None, space=options.space, kinds=kinds)  # type: ignore[arg-type]
     if gate is not None:
         gate.check_names(records.systems, records.tasks)
     found = compare(
@@ -108,7 +112,7 @@ def _records(inputs: Sequence[str], options: Comparing, *, bar: bool) -> Records
         for place in map(Path, inputs):
             if not place.exists():
                 raise InputError(f"there is no '{place}'", "Give folders of records; models need --task.")
-            if place.is_dir() and not any(place.rglob("*.parquet")):
+            if place.is_dir() and not any(place.rglob("*.parquet")) and not is_log(place):
                 raise InputError(f"there are no records in '{place}'", "If it is a model, say on which --task.")
         return _read([Path(place) for place in inputs])
     return evaluated(inputs, options.tasks, Asking(**options.asking, bar=bar))

@@ -46,6 +46,7 @@ class Asking:
         model: How the server calls the model.
         api: `chat` or `completions`.
         score: A command that judges the models instead.
+        lower_is_better: Of its figures whose names do not say so.
     """
 
     out: Path | None = None
@@ -62,6 +63,7 @@ class Asking:
     model: str = ""
     api: str = "chat"
     score: str | None = None
+    lower_is_better: bool = False
 
 
 def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) -> Records:
@@ -133,7 +135,12 @@ def _judged(references: Sequence[str], tasks: Sequence[str], options: Asking) ->
             raise InputError(f"two models are called '{label}'", "Give each a label of its own: LABEL=MODEL.")
         models[label] = model
     try:
-        records = run_score(Score(options.score or ""), models, options.out, restart=options.restart)
+        records = run_score(
+            Score(options.score or "", lower_is_better=options.lower_is_better),
+            models,
+            options.out,
+            restart=options.restart,
+        )
     except KeyboardInterrupt:
         raise InterruptedError("Models that were judged are not judged again.") from None
     if options.bar and (single := without_intervals(records)):

@@ -28,7 +28,7 @@ from modelwright.tensors import kernels
 _SMALL = 1 << 15
 _LARGEST = 0x7F800000  # infinity: the difference of finite numbers may be that
 #: Elements for each one that is looked at in a second sample, at least.
-_SPARSE = 32
+_SPARSE = 16
 #: Elements that are sampled together.
 _STRETCH = 512
 _ALL_TIES = 1 << 62
@@ -75,6 +75,11 @@ class Target:
         """How many low bits a counter ignores, so that all counters cover the bracket."""
         return max(0, math.ceil(math.log2((self.high - self.low + 1) / COUNTERS)))
 
+    @property
+    def counters(self) -> int:
+        """How many counters cover the bracket."""
+        return ((self.high - self.low) >> self.shift) + 1
+
     def missed(self, above: int, inside: int) -> bool:
         """Take note of how many values are beyond and inside the bracket; whether it has to be moved."""
         if above >= self.rank:
@@ -108,16 +113,19 @@ def find_thresholds(members: Sequence[Fused]) -> Program:
         wanted = min(max(size // 64, 1 << 15), max(MOST_SAMPLED // (4 * members[0].count), 1 << 15))
         samples = yield [partial(_sample, member, wanted / size) for member in members if member.tensor.size]
         _bracket(targets, np.concatenate(samples, axis=1), size)
+        del samples  # here and below: what stays alive takes memory while the next pass runs
         if (excess := 2 * _held(targets, size) / MOST_HELD) > 2:
-            share = min(targets[0].drawn * excess**2 / size, 1 / _SPARSE)
+            share = min(targets[0].drawn * excess**2 / size, 2 / excess, 1 / _SPARSE)
             look = _Collect(targets)
             samples = yield [partial(look.sample, member, share) for member in members if member.tensor.size]
             look.narrow(samples, size)
+            del samples
         while open_ones := [target for target in targets if target.value is None]:
             few = _held(open_ones, size) <= MOST_HELD
-            look = _Collect(open_ones) if few else _Count(open_ones[:MOST_COUNTED], size)
+            look = _Collect(open_ones) if few else _Count(_countable(open_ones), size)
             results = yield [partial(look.range, m, number) for m in members for number in range(len(m.ranges))]
             look.finish(results)
+            del results
     unsure = [target for target in targets if target.spare < target.ties and not target.all_ties]
     uncounted = [target for target in unsure if target.by_range is None]
     if uncounted:
@@ -130,6 +138,14 @@ def find_thresholds(members: Sequence[Fused]) -> Program:
 def _held(targets: Sequence[Target], size: int) -> float:
     """Bytes of what is expected in the brackets."""
     return sum(target.inside for target in targets) * size * 4
+
+
+def _countable(targets: Sequence[Target]) -> Sequence[Target]:
+    """As many as there are counters for; one at least."""
+    count = len(targets)
+    while count * max(target.counters for target in targets[:count]) > MOST_COUNTED * COUNTERS:
+        count -= 1
+    return targets[:count]
 
 
 def _targets(keep: Sequence[Any], kept: Kept, size: int) -> list[Target]:
@@ -323,7 +339,7 @@ class _Count(_Collect):
 
     def range(self, member: Fused, number: int) -> Any:
         """Of each target how many values of a range are beyond its bracket; and counters, to which those inside are added."""
-        width = max(((target.high - target.low) >> target.shift) + 1 for target in self.targets)
+        width = max(target.counters for target in self.targets)
         counts = self._tally.part(lambda: np.zeros((len(self.targets), width), self._dtype))
         above = np.zeros(len(self.targets), np.int64)
 

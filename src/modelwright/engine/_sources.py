@@ -26,7 +26,7 @@ _LEAST = 1 << 15
 MOST_HELD = 8 << 20
 #: Bytes of the sample that says what is near, at most, where that many values can say it.
 MOST_SAMPLED = 2 << 20
-#: Thresholds that are counted in one pass, and counters that each thread has for each of them, at most.
+#: Thresholds that can be counted in one pass with all the counters that one may have; more where they need fewer.
 MOST_COUNTED = 4
 COUNTERS = 1 << 18
 

@@ -82,7 +82,8 @@ def _unasked(judged: Judged, kinds: Mapping[str, SystemKind], best: Mapping[Syst
     text = f"Only {_PLURAL[kind]} were compared; {words.best(name)} is the best of {words.counts[kind]}"
     if words.counts[kind] == 1:
         text = f"Only one {kind} was compared, {words.best(name)}"
-    other = "" if top == name else f"; {words.best(top)}, of the kind {kinds[top]}, is better"
+    ahead = top != name and _value(judged, top) != _value(judged, name)
+    other = f"; {words.best(top)}, of the kind {kinds[top]}, has the better figure" if ahead else ""
     return Answer("not asked", name, f"{text}{other}.")
 
 

@@ -188,7 +188,7 @@ def _flips(task: JudgedTask, reference: str, system: str) -> Flips | None:
     if system == reference or reference not in task.parts:
         return None
     old, new = task.wholes[reference].scores, task.wholes[system].scores
-    if not (np.isin(old, (0, 1)).all() and np.isin(new, (0, 1)).all()):
+    if not task.metric.flips or not (np.isin(old, (0, 1)).all() and np.isin(new, (0, 1)).all()):
         return None
     return negative_flips(old, new, task.ids)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from modelwright.errors import InputError, did_you_mean, listing
 from modelwright.evaluate._calibration import class_indices
-from modelwright.evaluate._kinds import kind_of
+from modelwright.evaluate._kinds import kinds_of
 from modelwright.evaluate._predictor import needs, softmax
 from modelwright.evaluate._records import Part, Records, check_alike, schema
 
@@ -18,7 +18,12 @@ Space = Literal["probabilities", "logits"]
 
 
 def with_ensemble(
-    records: Records, members: Sequence[str] | None = None, *, label: str = "ensemble", space: Space = "probabilities"
+    records: Records,
+    members: Sequence[str] | None = None,
+    *,
+    label: str = "ensemble",
+    space: Space = "probabilities",
+    kinds: Mapping[str, str] | None = None,
 ) -> Records:
     """The records with those of one more system: the members asked together.
 
@@ -28,6 +33,7 @@ def with_ensemble(
         label: What the ensemble is called.
         space: Where answers are averaged: `probabilities` gives the arithmetic mean; `logits` the mean of
             log-probabilities, which after the softmax is exactly that of the logits.
+        kinds: What the records do not say, or say wrong, by system: which are single models.
 
     Returns:
         The ensemble's scores are those of its mean probabilities. It costs what its members cost together.
@@ -40,15 +46,15 @@ def with_ensemble(
         raise InputError(f"an ensemble cannot average {space}", did_you_mean(space, get_args(Space)))
     if label in records.systems:
         raise InputError(f"there are records of a system '{label}' already", "Give the ensemble another label.")
-    names = _members(records, members)
+    names = _members(records, members, kinds_of(records, kinds))
     parts = [_together([records.part(task, name) for name in names], label, space) for task in records.tasks]
     return Records([*records, *parts])
 
 
-def _members(records: Records, members: Sequence[str] | None) -> list[str]:
+def _members(records: Records, members: Sequence[str] | None, kinds: Mapping[str, str]) -> list[str]:
     if members is None:
         whole = [s for s in records.systems if all(s in [p.head.system for p in records.on(t)] for t in records.tasks)]
-        names = [s for s in whole if kind_of(next(p.head for p in records if p.head.system == s)) == "single"]
+        names = [system for system in whole if kinds[system] == "single"]
         if len(names) < 2:
             raise InputError(
                 f"an ensemble needs at least two single models that answered every task, and there are: {listing(names)}",

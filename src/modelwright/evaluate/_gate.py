@@ -22,7 +22,7 @@ from modelwright.recipe._yaml import load
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class NonInferiority(_Strict):
@@ -365,6 +365,8 @@ class _Judge:
         for name in rule.tasks or self._records.tasks:
             task = self._task(name)
             try:
+                if not task.metric.flips:
+                    raise InputError(f"'{task.metric.name}' does not say which answers are right, so nothing flips")
                 flips = negative_flips(task.wholes[reference].scores, task.wholes[system].scores, task.ids)
             except InputError as error:
                 mend = "Name the tasks that it holds for."
@@ -431,7 +433,7 @@ def _rows_of(part: Part, wanted: Mapping[str, str]) -> np.ndarray:
     slices = part.slices() if wanted else {}
     chosen = np.ones(part.table.num_rows, dtype=bool)
     for name, value in wanted.items():
-        chosen &= slices[name] == value
+        chosen &= slices[name] == value if name in slices else False
     return np.flatnonzero(chosen)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from modelwright.errors import InputError
 from modelwright.evaluate._metrics import Metric, Whole, metric
 from modelwright.evaluate._records import Part, Records
 from modelwright.evaluate._statistics import Sampled, Swaps, is_share, mcnemar, mean_of, p_value, sample, swap, swap_all
@@ -45,7 +46,21 @@ class JudgedTask:
         """The records of a task."""
         parts = records.on(task)
         ids = tuple(sorted(parts[0].ids))
-        return JudgedTask(task, {p.head.system: p.ordered(ids) for p in parts}, ids, expert, seed, resamples)
+        judged = JudgedTask(task, {p.head.system: p.ordered(ids) for p in parts}, ids, expert, seed, resamples)
+        if judged.metric.name == "perplexity":
+            judged._check_tokens()
+        return judged
+
+    def _check_tokens(self) -> None:
+        """Perplexities are per token: refuse those of texts that were cut in other tokens."""
+        (first, mine), *others = self.wholes.items()
+        for other, theirs in others:
+            if not np.array_equal(mine.weights, theirs.weights):
+                raise InputError(
+                    f"'{first}' and '{other}' count different tokens in the same texts, so their perplexities do not compare",
+                    "Evaluate both with --metric bits_per_byte.",
+                    f"task {self.name}",
+                )
 
     @property
     def metric(self) -> Metric:
@@ -152,7 +167,11 @@ class Judged:
     def best(self, systems: Sequence[str]) -> str | None:
         """The one with the best quality, the first of equal ones; None where none has any."""
         known = {system: self.quality(system) for system in systems}
-        values = {system: self.sign * found.value for system, found in known.items() if found is not None}
+        values = {
+            system: self.sign * found.value
+            for system, found in known.items()
+            if found is not None and not math.isnan(found.value)  # of a constant output, a correlation is none
+        }
         return max(values, key=lambda system: values[system]) if values else None
 
     def p(self, pairs: Sequence[Pair]) -> list[float]:

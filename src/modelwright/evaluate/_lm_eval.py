@@ -252,7 +252,7 @@ class _Log:
             },
         )  # fmt: skip
         totals = [_choice_totals(row) if name == "acc" else None for row in rows]
-        return Part(head, table_of(head, Items(ids, list(ids), targets), _scored(values, rows, targets, totals), 0.0))
+        return Part(head, table_of(head, Items(ids, list(ids), targets), _scored(values, rows, targets, totals), None))
 
 
 def _scored(

@@ -60,11 +60,16 @@ class Metric:
     higher_is_better: bool = True
     bounded: bool = True
 
+    @property
+    def flips(self) -> bool:
+        """Whether a score of 1 says that an answer is right, so that systems can be compared by what they have wrong."""
+        return self.higher_is_better and self.asks != "values"
+
     def figure(self, whole: Whole) -> float:
         """The figure for a set of items."""
         if self.total is not None:
             return float(self.total(whole))
-        return float(np.average(whole.scores, weights=whole.weights))
+        return _weighted(whole)
 
     def of_probabilities(self, probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Scores of class probabilities (n, C) against class indices (n,)."""
@@ -89,6 +94,11 @@ class Metric:
     def _must_ask(self, asks: str) -> None:
         if self.asks != asks:
             raise InputError(f"the metric '{self.name}' judges {self.asks}, and the task gives {asks}")
+
+
+def _weighted(whole: Whole) -> float:
+    """The mean of the scores by the items' weights; NaN where all of them are 0."""
+    return float(np.average(whole.scores, weights=whole.weights)) if whole.weights.any() else float("nan")
 
 
 def _hits(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -163,7 +173,7 @@ def _bits(values: np.ndarray, nbytes: np.ndarray) -> np.ndarray:
 
 
 def _perplexity(whole: Whole) -> float:
-    return float(np.exp(np.average(whole.scores, weights=whole.weights)))
+    return float(np.exp(_weighted(whole)))
 
 
 def _any_target(judge: Callable[[str, str], float]) -> Scores:
@@ -176,9 +186,13 @@ def _any_target(judge: Callable[[str, str], float]) -> Scores:
     return scores
 
 
+#: A sign belongs to a number where no word or number stands before it ("10-12" has none), a comma where three digits follow.
+_NUMBER = re.compile(r"(?:(?<![\w.)\]])[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
 def number_in(text: str) -> float | None:
     """The last number in a text, commas between thousands left out; None where there is none."""
-    found = re.findall(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", text)
+    found = _NUMBER.findall(text)
     return float(found[-1].replace(",", "")) if found else None
 
 

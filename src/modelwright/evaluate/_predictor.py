@@ -285,7 +285,7 @@ class ModulePredictor(Predictor):
         state = self.module.state_dict()
         parameters = list(self.module.parameters())
         self.size = Size(sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters))
-        self.fingerprint = self.fingerprint or state_hash(state)
+        self.fingerprint = self.fingerprint or f"{state_hash(state)}-{type(self.module).__qualname__}-{self.outputs}"
 
     def _run(self, inputs: Any) -> np.ndarray:
         import torch

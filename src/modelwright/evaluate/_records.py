@@ -108,8 +108,8 @@ def schema(head: Head | None = None) -> Any:
     return pa.schema(columns, metadata=meta)
 
 
-def table_of(head: Head, items: Items, scored: Scored, seconds: float) -> Any:
-    """Records of a batch. Its seconds are dealt out evenly."""
+def table_of(head: Head, items: Items, scored: Scored, seconds: float | None) -> Any:
+    """Records of a batch. Its seconds are dealt out evenly; None where nobody has measured what it costs."""
     pa = needs("pyarrow", "evaluation")
     n = len(items)
 
@@ -124,10 +124,10 @@ def table_of(head: Head, items: Items, scored: Scored, seconds: float) -> Any:
         "weight": np.ones(n) if scored.weights is None else np.asarray(scored.weights, np.float64),
         "confidence": None if scored.confidences is None else np.asarray(scored.confidences, np.float64),
         "probabilities": None if scored.probabilities is None else _lists(scored.probabilities),
-        "seconds": np.full(n, seconds / n),
-        "calls": whole(scored.calls),
-        "tokens_in": whole(scored.tokens_in),
-        "tokens_out": whole(scored.tokens_out),
+        "seconds": None if seconds is None else np.full(n, seconds / n),
+        "calls": None if seconds is None else whole(scored.calls),
+        "tokens_in": None if seconds is None else whole(scored.tokens_in),
+        "tokens_out": None if seconds is None else whole(scored.tokens_out),
         "slices": _maps(items.slices, n),
     }
     form = schema(head)
@@ -362,6 +362,16 @@ def check_alike(first: Part, second: Part) -> None:
             "Evaluate both again.",
             where,
         )
+    if a.classes != b.classes:
+        raise InputError(f"'{a.system}' and '{b.system}' were given other classes", "Evaluate both again.", where)
+    other = second.ordered(first.ids)
+    for what in ("target", "slices"):
+        if first.table[what].combine_chunks() != other.table[what].combine_chunks():
+            raise InputError(
+                f"'{a.system}' and '{b.system}' have different {what.removesuffix('s')}s for the same items",
+                "Evaluate both again.",
+                where,
+            )
 
 
 def read_part(path: str | Path) -> Part:

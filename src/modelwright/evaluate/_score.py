@@ -31,6 +31,12 @@ _FORMS = (
 _ITEM_KEYS = ("id", "score", "answer", "target", "weight", "slices")
 
 
+#: Usual names of figures of which less is better, beside our metrics.
+_LOWER = frozenset(
+    ["bpb", "cer", "error", "error_rate", "fid", "loss", "mae", "mse", "nll", "perplexity", "ppl", "rmse", "ter", "wer"]
+)
+
+
 @dataclass(frozen=True)
 class Score:
     """A command that judges a model and prints JSON, as its whole output or its last line.
@@ -138,7 +144,7 @@ class Score:
 
     def _metric(self, name: str, lower: bool | None = None) -> str:
         if lower is None:
-            lower = not METRICS[name].higher_is_better if name in METRICS else self.lower_is_better
+            lower = not METRICS[name].higher_is_better if name in METRICS else self.lower_is_better or name in _LOWER
         return "loss" if lower else "figure"
 
     def _figure(self, task: str, name: str, value: Any, lower: bool | None = None) -> tuple[str, str, Items, Scored]:
@@ -248,8 +254,11 @@ def run_score(
         done = [] if restart else _done(score, label, model, out)
         if not done:
             done = score.records(model, label)
-            for part in done if out is not None else ():
-                write_part(part, Path(out or "") / part.head.file)
+            places = [Path(out) / part.head.file for part in done] if out is not None else []
+            for place in places if not restart else ():
+                _check_free(place, score)
+            for place, part in zip(places, done, strict=False):
+                write_part(part, place)
         parts += done
     return Records(parts)
 
@@ -268,6 +277,16 @@ def _done(score: Score, label: str, model: str, out: str | Path | None) -> list[
                 str(out),
             )
     return mine if mine and len(mine) == mine[0].head.made["figures"] else []
+
+
+def _check_free(place: Path, score: Score) -> None:
+    """Refuse to write over what this command has not written."""
+    if place.is_file() and read_part(place).head.made.get("score") != score.command:
+        raise InputError(
+            "there are records of another command, or of mw eval, under the same name",
+            "Use another label or another folder, or --restart to throw them away.",
+            str(place),
+        )
 
 
 def without_intervals(records: Records) -> list[str]:

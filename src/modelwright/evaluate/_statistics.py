@@ -76,7 +76,7 @@ class Sampled:
         draws: Those of the resamples, (B,).
         influence: What each item adds to the figure, to first order, by the jackknife, (n,); None where that was not
             computed.
-        trials: Of how many items it is a plain share, or the difference of two; None where it is none.
+        trials: Of how many items it is a share, or the difference of two; None where it is none.
         lowest: 0 for a share, -1 for a difference of shares.
         key: Stands for the items: figures with the same key are resampled together.
     """
@@ -118,6 +118,7 @@ class Sampled:
             1. A share of 0 or 1, or a difference between systems of which no item tells one from the other, has
                resamples that are all alike, and an interval of width 0 would be false. There it reaches as far as a
                share may go of which none of n items was seen: 1 - (alpha / 2)^(1 / n), the limit of Clopper and Pearson.
+               For means over classes, such as macro F1, this is a rough guide: a rare class can move them further.
 
         Source:
             Efron 1987, Better Bootstrap Confidence Intervals; for several samples as in scipy.stats.bootstrap.
@@ -182,7 +183,7 @@ def sample(metric: Metric, wholes: Sequence[Whole], ids: Sequence[str], *, seed:
         seed: Decides the resamples, together with the ids.
         count: How many resamples.
     """
-    names = names_of(wholes)
+    names = names_of(metric, wholes)
     sums = [sums_of(metric, whole, names) for whole in wholes]
     parts: list[list[np.ndarray]] = [[] for _ in wholes]
     for counts in resampled(len(ids), count, key_of(seed, ids, "resample")):
@@ -195,7 +196,7 @@ def sample(metric: Metric, wholes: Sequence[Whole], ids: Sequence[str], *, seed:
             value=metric.figure(whole),
             draws=np.concatenate(parts[i]) if len(ids) > 1 else np.full(count, math.nan),  # one item tells no spread
             influence=_influence(metric, whole, sums[i], count),
-            trials=len(ids) if is_share(metric, whole) else None,
+            trials=len(ids) if metric.bounded or is_share(metric, whole) else None,
             key=key,
         )
         for i, whole in enumerate(wholes)
@@ -279,7 +280,7 @@ def swap(
         seed: Decides the swaps, together with the ids.
         count: How many; a metric that is no function of sums gets a tenth of them.
     """
-    names = names_of([whole for pair in pairs for whole in pair])
+    names = names_of(metric, [whole for pair in pairs for whole in pair])
     forms = [tuple(sums_of(metric, whole, names) for whole in pair) for pair in pairs]
     slow = any(None in form for form in forms)
     apart = [None if None in form else form[1].terms - form[0].terms for form in forms]  # type: ignore[union-attr]
@@ -317,7 +318,7 @@ def _swap_whole(metric: Metric, pair: tuple[Whole, Whole], masks: np.ndarray) ->
 
 def swap_all(metric: Metric, pair: tuple[Whole, Whole]) -> Swaps | None:
     """All ways to swap two systems' answers; None where more than a dozen items differ."""
-    first, second = (sums_of(metric, whole, names_of(pair)) for whole in pair)
+    first, second = (sums_of(metric, whole, names_of(metric, pair)) for whole in pair)
     if first is None or second is None:
         return None
     apart = _dense(second.terms - first.terms)

@@ -39,8 +39,13 @@ def products(counts: np.ndarray, several: Sequence[Any]) -> list[np.ndarray]:
     return [next(parts) if isinstance(terms, np.ndarray) else np.asarray(counts @ terms) for terms in several]
 
 
-def names_of(wholes: Sequence[Whole]) -> np.ndarray:
-    """All that is said or wanted, sorted; what systems' sums have their columns by."""
+def names_of(metric: Metric, wholes: Sequence[Whole]) -> np.ndarray:
+    """All that is said or wanted, sorted; what systems' sums have their columns by. None where a metric counts no classes.
+
+    Generated texts are not names: an array of them takes for each as much as for the longest.
+    """
+    if metric.name not in _BY_CLASS:
+        return np.empty(0, dtype=str)
     texts = [column.astype(str) for whole in wholes for column in (whole.answers, whole.targets)]
     return np.unique(np.concatenate(texts))
 
@@ -171,6 +176,8 @@ def _pearson(whole: Whole, names: np.ndarray) -> Sums:
     return Sums(terms, finish)
 
 
+#: Whose sums have a column for each class.
+_BY_CLASS = ("balanced_accuracy", "macro_f1", "mcc")
 #: By the metric's name; `sums_of` checks that the figure is the same.
 _FORMS: dict[str, Callable[[Whole, np.ndarray], Sums]] = {
     "balanced_accuracy": _balanced,

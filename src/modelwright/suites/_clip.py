@@ -52,7 +52,7 @@ def clip_family(file: ClipFile, seed: int, cache: Cache, device: str) -> ClipFam
     """Open the published models, and make their heads, or take those from the cache."""
     needs("torch", f"the suite '{file.name}'", "torch")
     needs("transformers", f"the suite '{file.name}'", "torch")
-    needs("PIL.Image", f"the suite '{file.name}'", "torch")
+    needs("PIL.Image", f"the suite '{file.name}'", "eval")
     whole = published_model(file.base, file.root)
     experts = {name: tower(published_model(model, file.root), whole) for name, model in file.experts.items()}
     tasks = {name: _task(name, said, file) for name, said in file.tasks.items()}
