@@ -197,6 +197,16 @@ def test_few_items_are_too_few_to_tell() -> None:
     assert "'digits' has 12 items: intervals from so few are too narrow." in found.notes
 
 
+def test_one_item_tells_nothing() -> None:
+    found = compare(three(0.99, 0.99, 0.01, n=1))
+    assert found.answer.verdict == "too close to call"
+    assert found.answer.sentence.startswith("Too close to call on this one item: ")
+    assert "(no interval, p = 1)" in found.answer.sentence
+    assert "nan" not in found.answer.sentence
+    assert "'digits' has one item, which gives no interval." in found.notes
+    assert json.dumps(found.as_json(), allow_nan=False)
+
+
 def test_the_answer_names_what_it_costs() -> None:
     parts = [
         part("digits", "m", 0.6, kind="merge", nbytes=1000),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,6 +15,8 @@ from modelwright.evaluate._metrics import Metric
 from modelwright.evaluate._statistics import Interval, IntervalKind, holm
 
 _ASKED: tuple[SystemKind, ...] = ("single", "merge", "ensemble")
+#: From which ratio on a cost is worth a word; seconds differ from run to run.
+_APART = {"memory": 1.05, "money": 1.05, "time": 1.5}
 _PLURAL = {"single": "singles", "merge": "merges", "ensemble": "ensembles"}
 
 
@@ -110,14 +113,16 @@ class _Words:
         return f"'{name}' with {self._figure(found.value)} ({self._range(found)})"
 
     def _range(self, found: Interval) -> str:
+        if math.isnan(found.low):
+            return "no interval"
         scale, digits = (100, ".1f") if self._percent else (1, ".3g")
         return f"{scale * found.low:{digits}} to {scale * found.high:{digits}}".replace("-", "\N{MINUS SIGN}")
 
     def _lead(self, lead: _Lead) -> str:
         value = lead.interval.value
         text = f"{100 * value:.1f} points" if self._percent else f"{value:.3g}"
-        p = "p < 0.001" if lead.p < 0.001 else f"p = {lead.p:.2g}"
-        return f"{text} ({self._range(lead.interval)}, {p})"
+        p = ", no test" if math.isnan(lead.p) else ", p < 0.001" if lead.p < 0.001 else f", p = {lead.p:.2g}"
+        return f"{text} ({self._range(lead.interval)}{p})"
 
     def name(self, name: str) -> str:
         """`the merge 'ties'`."""
@@ -128,7 +133,9 @@ class _Words:
     def _items(self) -> str:
         items = sum(len(task.ids) for task in self.judged.tasks)
         tasks = len(self.judged.tasks)
-        return f"on these {items:,} items" + (f" of {tasks} tasks" if tasks > 1 else "")
+        return ("on this one item" if items == 1 else f"on these {items:,} items") + (
+            f" of {tasks} tasks" if tasks > 1 else ""
+        )
 
     def clear(self, top: str, others: Sequence[str], leads: Mapping[tuple[str, str], _Lead]) -> str:
         """One is better than the others."""
@@ -161,14 +168,14 @@ class _Words:
         """What the winner costs more than the cheapest of the others, where it does."""
         for what, costs in self._costs([top, *others]):
             cheapest = min(others, key=lambda name: costs[name])
-            if costs[top] > 1.05 * costs[cheapest]:
+            if costs[top] > _APART[what] * costs[cheapest]:
                 return f", at {costs[top] / costs[cheapest]:.1f} times the {what} of {self.name(cheapest)}"
         return ""
 
     def _cheapest(self, names: Sequence[str]) -> str:
         for what, costs in self._costs(names):
             order = sorted(names, key=lambda name: costs[name])
-            if costs[order[-1]] > 1.05 * costs[order[0]]:
+            if costs[order[-1]] > _APART[what] * costs[order[0]]:
                 share = f"{costs[order[0]] / costs[order[-1]]:.2g}"
                 return f"{self.name(order[0])} takes {share} times the {what} of {self.name(order[-1])}"
         return ""

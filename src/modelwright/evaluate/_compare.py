@@ -282,7 +282,12 @@ def _notes(
         notes.append(f"Not in the means, because they did not answer every task: {listing(partial, 4)}.")
     for task in judged.tasks:
         if len(task.ids) < _FEW:
-            notes.append(f"'{task.name}' has {len(task.ids)} items: intervals from so few are too narrow.")
+            few = (
+                "has one item, which gives no interval"
+                if len(task.ids) == 1
+                else f"has {len(task.ids)} items: intervals from so few are too narrow"
+            )
+            notes.append(f"'{task.name}' {few}.")
     seeds = max((len(s) for part in records if isinstance(s := part.head.made.get("seed"), list)), default=1)
     if seeds > 1:
         notes.append(
