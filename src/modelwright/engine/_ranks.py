@@ -114,7 +114,7 @@ def find_thresholds(members: Sequence[Fused]) -> Program:
         samples = yield [partial(_sample, member, wanted / size) for member in members if member.tensor.size]
         _bracket(targets, np.concatenate(samples, axis=1), size)
         del samples  # here and below: what stays alive takes memory while the next pass runs
-        if (excess := 2 * _held(targets, size) / MOST_HELD) > 2:
+        if (excess := 4 * _held(targets, size) / MOST_HELD) > 2:
             share = min(targets[0].drawn * excess**2 / size, 2 / excess, 1 / _SPARSE)
             look = _Collect(targets)
             samples = yield [partial(look.sample, member, share) for member in members if member.tensor.size]

@@ -22,10 +22,10 @@ _MOST_READ = 1 << 20
 #: The least, as sums over a tensor are made of blocks of so many.
 _LEAST = 1 << 15
 
-#: Bytes of values near thresholds that may be held for the tensors that are ranked together; half of it is aimed at.
+#: Bytes of values near thresholds that may be held for the tensors that are ranked together; a quarter is aimed at.
 MOST_HELD = 8 << 20
 #: Bytes of the sample that says what is near, at most, where that many values can say it.
-MOST_SAMPLED = 2 << 20
+MOST_SAMPLED = 1 << 20
 #: Thresholds that can be counted in one pass with all the counters that one may have; more where they need fewer.
 MOST_COUNTED = 4
 COUNTERS = 1 << 18
