@@ -33,10 +33,9 @@ def part(system: str = "s", ids: Any = tuple("wxyz"), *, seed: int = 0, slices: 
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    first = part(
-        slices={"language": ["en", "de", "en", "fr"], "long": ["y", "n", "n", "n"]}, made={"seed": 3, "é": [1]}
-    )
-    Records([first, part("other", seed=1)]).write(tmp_path)
+    slices = {"language": ["en", "de", "en", "fr"], "long": ["y", "n", "n", "n"]}
+    first = part(slices=slices, made={"seed": 3, "é": [1]})
+    Records([first, part("other", slices=slices, seed=1)]).write(tmp_path)
     found = Records.read(tmp_path).part("t", "s")
     assert found.head == first.head
     assert found.table.equals(first.table)
