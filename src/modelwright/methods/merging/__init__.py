@@ -16,6 +16,7 @@ from modelwright.methods.merging._dare import (
     dare_linear as dare_linear,
     dare_ties as dare_ties,
 )
+from modelwright.methods.merging._iso import ISO_C as ISO_C, ISO_CTS as ISO_CTS, iso_c as iso_c, iso_cts as iso_cts
 from modelwright.methods.merging._linear import LINEAR as LINEAR, linear as linear
 from modelwright.methods.merging._model_stock import MODEL_STOCK as MODEL_STOCK, model_stock as model_stock
 from modelwright.methods.merging._nuslerp import NUSLERP as NUSLERP, nuslerp as nuslerp
@@ -26,6 +27,8 @@ from modelwright.methods.merging._task_arithmetic import (
     task_arithmetic as task_arithmetic,
 )
 from modelwright.methods.merging._ties import TIES as TIES, ties as ties
+from modelwright.methods.merging._tsv import TSV as TSV, tsv as tsv
+from modelwright.methods.merging._wudi import WUDI as WUDI, wudi as wudi
 
 #: Every method of this package by name.
 METHODS = Registry(record for record in list(globals().values()) if isinstance(record, Method))
