@@ -73,9 +73,10 @@ def number(parameter: Parameter, rng: np.random.Generator) -> float:
     """A number from the lower half of the range, so that shares of several parameters still fit together."""
     low, _, high, _ = bounds(parameter)
     low = 0.1 if low is None else low
-    high = low + 1 if high is None else high
     if parameter.field.annotation is int:
-        return int(rng.integers(math.ceil(low), int((low + high) / 2), endpoint=True))
+        low = math.ceil(low)
+        return int(rng.integers(low, low + 2 if high is None else int(high), endpoint=True))
+    high = low + 1 if high is None else high
     return float(rng.uniform(low + 0.1 * (high - low), low + 0.5 * (high - low)))
 
 

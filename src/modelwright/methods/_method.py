@@ -147,7 +147,7 @@ class Method:
         check: (parameters) -> raises InputError where values that are fine alone do not go together.
         fits: (parameters, position, number of models) -> raises InputError where the parameters do not go with the model.
         random: Whether it draws noise, and so takes a `key`.
-        differentiable: Whether gradients flow through the function; singular vectors have none where values coincide.
+        differentiable: Whether finite gradients reach every input; singular vectors have none where values coincide.
         workspace: (number of models) -> bytes that it takes for each element of a tensor beside its inputs, where that is
             more than sums and masks take.
         reproducible: `bits` where the same recipe gives the same bytes on every CPU, else `tolerance`.

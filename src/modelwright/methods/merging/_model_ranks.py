@@ -1,0 +1,82 @@
+"""Order statistics over the whole model, exact, in two streaming passes each.
+
+Values are ranked in float32, whose bit patterns sort like the values once those of negative numbers are flipped. One pass
+counts the upper 16 bits, a second the lower 16 within the buckets that hold the wanted ranks. Counts add up over tensors,
+so the result does not depend on how they are dealt to threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modelwright.methods._method import Round
+from modelwright.tensors import Array, to_numpy
+
+_BUCKETS = 1 << 16
+_SIGN = np.uint32(1 << 31)
+
+#: (models, base, parameters, facts) -> for each model the values that are ranked, of any shape.
+Values = Callable[[Sequence[Array], Array, Mapping[str, Any], Mapping[str, Any]], Sequence[Array]]
+#: (number of values, parameters, model) -> the wanted ranks of that model's values, 0 being the smallest.
+Ranks = Callable[[int, Mapping[str, Any], int], Sequence[int]]
+
+
+def order_statistics(fact: str, label: str, values: Values, ranks: Ranks, uniform: tuple[str, ...]) -> list[Round]:
+    """Two rounds that find `facts[fact]`: for each model the values of the wanted ranks; of nothing, zeros.
+
+    Args:
+        fact: The name of what is found.
+        label: What the user sees in the progress bar.
+        values: What is ranked.
+        ranks: Which ranks are wanted.
+        uniform: Parameters that must have one value for all tensors.
+    """
+    place = f"{fact}, buckets"
+
+    def upper(models: Sequence[Array], base: Array, p: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
+        keys = [sortable(x) >> 16 for x in values(models, base, p, facts)]
+        return np.stack([np.bincount(key, minlength=_BUCKETS) for key in keys])
+
+    def find_buckets(counts: Any, p: Mapping[str, Any], _facts: Mapping[str, Any]) -> dict[str, Any]:
+        size = int(counts[0].sum())
+        return {place: [[_place(row, k) for k in ranks(size, p, i)] if size else [] for i, row in enumerate(counts)]}
+
+    def lower(models: Sequence[Array], base: Array, p: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
+        rows: list[Any] = []
+        for x, buckets in zip(values(models, base, p, facts), facts[place], strict=True):
+            key = sortable(x)
+            rows += [np.bincount(key[key >> 16 == bucket] & 0xFFFF, minlength=_BUCKETS) for bucket, _ in buckets]
+        return np.stack(rows) if rows else np.zeros((1, _BUCKETS), np.int64)
+
+    def find_values(counts: Any, p: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+        rows, found = iter(counts), []
+        for i, buckets in enumerate(facts[place]):
+            keys = [(bucket << 16) | _place(next(rows), rest)[0] for bucket, rest in buckets]
+            found.append([_value(key) for key in keys] or [0.0] * len(ranks(1, p, i)))
+        return {fact: found}
+
+    return [
+        Round(f"{label}, upper bits", upper, find_buckets, uniform),
+        Round(f"{label}, lower bits", lower, find_values, uniform),
+    ]
+
+
+def sortable(x: Array) -> Any:
+    """Unsigned integers that sort like the values do in float32, flat."""
+    bits = to_numpy(x).astype(np.float32).reshape(-1).view(np.uint32)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+def _value(key: int) -> float:
+    bits = key & ~int(_SIGN) if key & int(_SIGN) else ~key & 0xFFFFFFFF
+    return float(np.uint32(bits).view(np.float32))
+
+
+def _place(counts: Any, rank: int) -> tuple[int, int]:
+    """The bucket that holds a rank, and the rank within it."""
+    below = np.cumsum(counts)
+    bucket = int(np.searchsorted(below, rank, side="right"))
+    return bucket, rank - int(below[bucket - 1] if bucket else 0)
