@@ -142,7 +142,7 @@ def test_every_declared_bound_is_reached(method: Method, parameter: Parameter) -
 
 @pytest.mark.parametrize(("method", "parameter"), PARAMETERS)
 def test_numpy_scalars_are_as_good_as_pythons(method: Method, parameter: Parameter) -> None:
-    plain = 0.5 if is_number(parameter) and parameter.field.annotation is not int else parameter.default
+    plain = 0.25 if is_number(parameter) and parameter.field.annotation is not int else parameter.default
     for value in (plain, np.asarray(plain)[()], np.asarray(plain)):
         if not isinstance(plain, str | None):
             checked = parameter.check(value)

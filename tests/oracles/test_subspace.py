@@ -200,7 +200,7 @@ def test_tsv_of_equal_models_is_that_model_cut(count: int) -> None:
     models, base, (delta,) = tuned(1, (16, 20))
     u, s, vt = np.linalg.svd(delta, full_matrices=False)
     kept = 16 // count
-    close(merging.tsv(models * count, base=base) - base, count * (u[:, :kept] * s[:kept]) @ vt[:kept])
+    close(merging.tsv(models * count, base=base) - base, (u[:, :kept] * s[:kept]) @ vt[:kept])
 
 
 def low_rank(rows: int, columns: int, rank: int, noise: float) -> Any:

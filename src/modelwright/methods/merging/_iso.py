@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 
-from modelwright.methods._method import Method, checked
+from modelwright.methods._method import Method, Span, checked
 from modelwright.methods.merging._parts import Weights, added
 from modelwright.methods.merging._subspace import (
     MATRICES_DIFFERS,
@@ -28,7 +29,7 @@ class IsoCParams(SubspaceParams):
 class IsoCtsParams(SubspaceParams):
     """Parameters of `iso_cts`."""
 
-    common: float = Field(
+    common: Annotated[float, Span(0.5, 0.95)] = Field(
         0.8, ge=0, le=1, description="Share of the directions that come from the sum of the task vectors."
     )
     decomposition: Decomposition = Field(

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.methods._method import Round
-from modelwright.tensors import Array, to_numpy
+from modelwright.methods._method import PerTensor, Round
+from modelwright.tensors import Array, keep_above, namespace, to_numpy
 
 _BUCKETS = 1 << 16
 _SIGN = np.uint32(1 << 31)
@@ -42,26 +42,90 @@ def order_statistics(fact: str, label: str, values: Values, ranks: Ranks, unifor
 
     def find_buckets(counts: Any, p: Mapping[str, Any], _facts: Mapping[str, Any]) -> dict[str, Any]:
         size = int(counts[0].sum())
-        return {place: [[_place(row, k) for k in ranks(size, p, i)] if size else [] for i, row in enumerate(counts)]}
+        return {place: [[_place(row, k) for k in ranks(size, p, i)] if size else None for i, row in enumerate(counts)]}
 
     def lower(models: Sequence[Array], base: Array, p: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
         rows: list[Any] = []
         for x, buckets in zip(values(models, base, p, facts), facts[place], strict=True):
             key = sortable(x)
-            rows += [np.bincount(key[key >> 16 == bucket] & 0xFFFF, minlength=_BUCKETS) for bucket, _ in buckets]
+            wanted = [bucket for bucket, _ in buckets or ()]
+            rows += [np.bincount(key[key >> 16 == bucket] & 0xFFFF, minlength=_BUCKETS) for bucket in wanted]
         return np.stack(rows) if rows else np.zeros((1, _BUCKETS), np.int64)
 
     def find_values(counts: Any, p: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
         rows, found = iter(counts), []
         for i, buckets in enumerate(facts[place]):
-            keys = [(bucket << 16) | _place(next(rows), rest)[0] for bucket, rest in buckets]
-            found.append([_value(key) for key in keys] or [0.0] * len(ranks(1, p, i)))
+            if buckets is None:  # the model has no element
+                found.append([0.0] * len(ranks(1, p, i)))
+            else:
+                found.append([_value((bucket << 16) | _place(next(rows), rest)[0]) for bucket, rest in buckets])
         return {fact: found}
 
     return [
         Round(f"{label}, upper bits", upper, find_buckets, uniform),
         Round(f"{label}, lower bits", lower, find_values, uniform),
     ]
+
+
+def magnitude_edges(
+    fact: str, wanted: Callable[[int, Mapping[str, Any], int], tuple[int, int] | None], uniform: tuple[str, ...]
+) -> list[Round]:
+    """Rounds that find what `between` takes, to keep the entries of task vectors that have a rank over the whole model.
+
+    Args:
+        fact: The name of what is found: for each model None (all are kept), or the edges.
+        wanted: (number of entries, parameters, model) -> descending ranks [start, stop) that are kept, or None for all.
+        uniform: Parameters that must have one value for all tensors.
+    """
+    found = f"{fact}, values"
+
+    def ends(size: int, p: Mapping[str, Any], model: int) -> list[int]:
+        """How many entries reach each edge: the last one that is kept, and the last one above."""
+        ranks = wanted(size, p, model)
+        return [] if ranks is None or ranks[1] <= ranks[0] else [min(ranks[1], size), *([ranks[0]] if ranks[0] else [])]
+
+    def magnitudes(models: Sequence[Array], base: Array, _p: Any, _facts: Any) -> Sequence[Array]:
+        return [namespace(base).abs(model - base) for model in models]
+
+    def count(models: Sequence[Array], base: Array, _p: Any, facts: Mapping[str, Any]) -> Any:
+        rows: list[Any] = []
+        for model, values in zip(models, facts[found], strict=True):
+            size = to_numpy(namespace(base).abs(model - base)).astype(np.float32)
+            rows.append(
+                [(np.count_nonzero(size > np.float32(v)), np.count_nonzero(size == np.float32(v))) for v in values]
+            )
+        return rows, int(np.size(to_numpy(base)))
+
+    def deal(counts: Mapping[str, Any], p: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+        total = sum(size for _, size in counts.values())
+        spare = [
+            [end - sum(rows[i][e][0] for rows, _ in counts.values()) for e, end in enumerate(ends(total, p, i))]
+            for i in range(len(facts[found]))
+        ]
+        edges = PerTensor()
+        for name, (rows, _) in counts.items():  # ties go to the first tensors
+            edges[name] = [None if wanted(total, p, i) is None else [] for i in range(len(spare))]
+            for i, row in enumerate(rows):
+                for e, (_, equal) in enumerate(row):
+                    here = min(spare[i][e], equal)
+                    spare[i][e] -= here
+                    edges[name][i].append((facts[found][i][e], here))
+        return {fact: edges}
+
+    return [
+        *order_statistics(found, "threshold", magnitudes, lambda n, p, i: [n - end for end in ends(n, p, i)], uniform),
+        Round("ties at the threshold", count, deal, uniform, fold="list"),
+    ]
+
+
+def between(delta: Array, edges: Sequence[tuple[float, int]]) -> Array:
+    """Which entries of a task vector lie between the edges that `magnitude_edges` found; without edges, none."""
+    xp = namespace(delta)
+    magnitude = xp.astype(xp.abs(delta), xp.float32)
+    reached = [keep_above(magnitude, threshold, ties) for threshold, ties in edges]
+    if not reached:
+        return magnitude < 0
+    return reached[0] if len(reached) == 1 else reached[0] & ~reached[1]
 
 
 def sortable(x: Array) -> Any:

@@ -26,7 +26,7 @@ class PcbParams(Params):
     lambda_: Annotated[float, Span(0.3, 3, log=True)] = Field(
         1.2, alias="lambda", description="Factor of the merged task vector, applied last."
     )
-    clip: float = Field(
+    clip: Annotated[float, Span(0, 0.05)] = Field(
         0.01, ge=0, lt=0.5, description="Share of the smallest and of the largest entries that are cut to a limit."
     )
     balance: Balance = Field(
@@ -83,7 +83,7 @@ def pcb(
     Example:
         >>> import numpy as np
         >>> one, two = np.array([4.0, 1.0, 0.0, -2.0, 3.0]), np.array([4.0, 0.0, 1.0, 2.0, -3.0])
-        >>> pcb([one, two], base=np.zeros(5), density=0.2, lambda_=1.0, clip=0.0)
+        >>> pcb([one, two], base=np.zeros(5), density=0.4, lambda_=1.0, clip=0.0)
         array([4., 0., 0., 0., 0.])
 
     Source:

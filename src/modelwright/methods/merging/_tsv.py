@@ -112,7 +112,7 @@ TSV = Method(
     differs=(
         *MATRICES_DIFFERS,
         PRECISION_DIFFERS,
-        "Equal task vectors have equal directions, which cannot be made orthogonal: they are added up, and give that task "
+        "Equal task vectors have equal directions, which cannot be made orthogonal: they count as one, and give that task "
         "vector cut to its k directions. The official code adds an arbitrary matrix of the same norm.",
         "At least one direction of each task is kept; the official code keeps none, and so drops the tensor's change, where "
         "the shorter side is less than the number of tasks.",
