@@ -20,7 +20,7 @@ from modelwright.suites._leaderboard import spread
 from modelwright.suites._order import RESAMPLES, compare_orders
 from suites.tiny import VIEWS, TinySuite
 
-MERGED = sorted(set(METHODS) - {"slerp", "nuslerp", "passthrough"})
+MERGED = sorted(name for name, method in METHODS.items() if (method.models[1] or len(VIEWS)) >= len(VIEWS))
 
 
 @pytest.fixture(scope="module")
