@@ -389,6 +389,9 @@ def sweep(
         str, typer.Option("--training", metavar="full | smoke", help="smoke: families that are trained in seconds.")
     ] = "full",
     device: Annotated[str, typer.Option("--device", help="Where models are trained and evaluated.")] = "cpu",
+    workers: Annotated[
+        int, typer.Option("--workers", help="Cells made at a time, by processes that share the cores.")
+    ] = 1,
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="FOLDER", help="Where trained families are kept.")
     ] = None,
@@ -405,7 +408,7 @@ def sweep(
 
     settings = {
         "seeds": seeds, "budget": budget, "semantics": semantics, "validation": validation, "training": training,
-        "device": device, "cache": cache,
+        "device": device, "cache": cache, "workers": workers,
     }  # fmt: skip
     run_sweep(suite, methods, out, settings, plugin, json=json, quiet=quiet)
 

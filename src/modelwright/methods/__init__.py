@@ -10,6 +10,7 @@ from modelwright.methods._lowered import (
     Shape as Shape,
 )
 from modelwright.methods._method import (
+    FIXED as FIXED,
     LAWS as LAWS,
     PER_MODEL as PER_MODEL,
     Method as Method,

@@ -48,6 +48,13 @@ class PerModel:
 PER_MODEL = PerModel()
 
 
+class Fixed:
+    """Marks a parameter that a sweep leaves where it stands, though it has bounds: `Annotated[float, FIXED]`."""
+
+
+FIXED = Fixed()
+
+
 @dataclass(frozen=True)
 class Span:
     """Marks where a parameter is worth tuning: `Annotated[float, Span(0.05, 2, log=True)]`.
@@ -129,6 +136,7 @@ class Method:
         random: Whether it draws noise, and so takes a `key`.
         reproducible: `bits` where the same recipe gives the same bytes on every CPU, else `tolerance`.
         needs: What it reads beside the models: statistics, data.
+        tries: Most sets of parameters that a sweep tries, for methods that take long; None is the sweep's whole budget.
         lower: (parameters, shape) -> the same arithmetic for the fused kernels, with the same bits; or None to run the
             function tensor by tensor.
         cite: A BibTeX entry.
@@ -153,12 +161,14 @@ class Method:
     random: bool = False
     reproducible: Literal["bits", "tolerance"] = "bits"
     needs: tuple[str, ...] = ()
+    tries: int | None = None
     lower: Lower | None = None
     cite: str = ""
 
     def __post_init__(self) -> None:
         unknown = self.laws - set(LAWS)
         assert not unknown, f"{self.name}: unknown laws {unknown}"
+        assert self.tries is None or self.tries >= 1, f"{self.name}: a sweep must try at least 1 set of parameters"
 
     @functools.cached_property
     def fields(self) -> dict[str, Parameter]:
@@ -224,7 +234,7 @@ class Parameter:
         self.required = field.is_required()
         self.default: Any = None if self.required else field.get_default()
         self.help = field.description or ""
-        constraints = [mark for mark in field.metadata if not isinstance(mark, PerModel | Span)]
+        constraints = [mark for mark in field.metadata if not isinstance(mark, PerModel | Span | Fixed)]
         annotation: Any = field.annotation
         for mark in constraints:
             annotation = Annotated[annotation, mark]
@@ -256,8 +266,10 @@ class Parameter:
 
     @functools.cached_property
     def span(self) -> Span | None:
-        """Where it is worth tuning: what is marked, or the range of a number that has bounds on both sides."""
+        """Where it is worth tuning: what is marked, or the range of a number that has bounds on both sides and no mark."""
         marked = [mark for mark in self.field.metadata if isinstance(mark, Span)]
+        if any(isinstance(mark, Fixed) for mark in self.field.metadata):
+            return None
         if marked or self.field.annotation is not float:
             return marked[0] if marked else None
         low, high = _bounds(self.field.metadata, "ge", "gt"), _bounds(self.field.metadata, "le", "lt")
