@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from modelwright.checkpoint import MANIFEST, Checkpoint
+from modelwright.checkpoint import MANIFEST, Checkpoint, user_path
 from modelwright.engine._identity import first_difference
 from modelwright.engine._journal import NAME as JOURNAL, Journal, Past, read_journal
 from modelwright.engine._output import flush
@@ -140,7 +140,7 @@ def _old(out: Path) -> Path:
 
 def settled(out: str | Path) -> Path:
     """The output's path with `~` and links resolved, after an overwrite that was killed half-way is undone or ended."""
-    path = Path(out).expanduser()
+    path = user_path(out)
     if path.is_symlink() or path.name in ("", ".."):
         path = path.resolve()
     if not path.name:
@@ -205,6 +205,11 @@ def _remove_replaced(old: Path) -> None:
 def check_name(out: str) -> None:
     """Refuse an output that is named like a weight file."""
     suffix = next((suffix for suffix in _WEIGHTS if out.endswith(suffix)), "")
+    if suffix == ".gguf":
+        raise InputError(
+            f"the output is a folder, and '{out}' is named like a weight file",
+            "Add --gguf f16, bf16 or q8_0 (gguf=) for a single GGUF file.",
+        )
     if suffix:
         raise InputError(
             f"the output is a folder, and '{out}' is named like a weight file",
