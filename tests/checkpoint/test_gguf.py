@@ -366,7 +366,9 @@ def test_types_with_what_they_lost(tmp_path: Path) -> None:
     assert {kind: one.tensors for kind, one in found.items()} == {"Q4_0": 3, "Q8_0": 1, "IQ2_S": 1}
     assert found["IQ2_S"].error is None
     assert found["Q8_0"].error == pytest.approx(quantisation_error(opened["c"]))
-    sums = [(float(np.square(opened[name].read().astype(float)).sum()), quantisation_error(opened[name])) for name in "ab"]
+    sums = [
+        (float(np.square(opened[name].read().astype(float)).sum()), quantisation_error(opened[name])) for name in "ab"
+    ]
     errors = sum(values * error**2 / (1 - error**2) for values, error in sums if error)
     assert found["Q4_0"].error == pytest.approx(math.sqrt(errors / (errors + sum(v for v, _ in sums))), rel=0.01)
     assert mc.quantised(mw.open({"w": normal(4)}).values()) == []

@@ -91,7 +91,9 @@ def test_steps(here: Path) -> None:
     )
     with pytest.raises(mw.InputError, match=r"needs the metadata of one, and soup is not from a GGUF file"):
         mw.merge("recipe.yml").save("out.gguf", gguf="f16")
-    text = Path("recipe.yml").read_text().replace("{model: soup}, {model: base.gguf}", "{model: base.gguf}, {model: soup}")
+    text = (
+        Path("recipe.yml").read_text().replace("{model: soup}, {model: base.gguf}", "{model: base.gguf}, {model: soup}")
+    )
     Path("recipe.yml").write_text(text)
     mw.merge("recipe.yml").save("out.gguf", gguf="f16")
     assert len(mw.open("out.gguf")) == 4
@@ -190,7 +192,7 @@ merged.save("out.gguf", gguf="f16", progress=die)
 def test_killed_it_is_absent_and_is_made_again(here: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    assert Path("out.gguf.partial").stat().st_size > 0
+    assert Path("out.gguf.partial").exists()
     assert not Path("out.gguf").exists()
     merged().save("out.gguf", gguf="f16")
     write_gguf(merged(out_dtype="float32"), "expected.gguf", "f16", donor="base.gguf")

@@ -21,8 +21,8 @@ import pytest
 
 import modelwright as mw
 import tiny_folders as tiny
-from modelwright.cli._app import run
 from modelwright.checkpoint import RemoteFolder, _store as checkpoint_store
+from modelwright.cli._app import run
 from modelwright.engine import _store
 
 pytest.importorskip("fsspec")

@@ -225,12 +225,24 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """
     if out.exists() and not overwrite:
         raise InputError(f"the output '{out}' exists", "Choose another folder, or pass --overwrite (overwrite=True).")
-    if out.exists() and not _was_made_here(out) and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _was_made_here(out) and not _is_empty(out):
         raise InputError(f"'{out}' was not made by modelwright, so it is not overwritten", "Remove it yourself first.")
     check_parents(out)
-    if overwrite and out.exists() and _old(out).exists() and (not _old(out).is_dir() or any(_old(out).iterdir())):
+    if (_old(out) / _REPLACED).exists():  # not by a dead one, which was set right before
+        raise InputError(f"another merge is just replacing '{out}'", "Wait for it, or choose another folder.")
+    if overwrite and out.exists() and _old(out).exists() and not _is_empty(_old(out)):
         raise InputError(f"'{_old(out)}' is in the way: an overwrite puts '{out}' there for a moment", "Move it away.")
     check_partial(_partial(out))
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a folder has nothing in it, or has just gone."""
+    try:
+        return not any(path.iterdir())
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
 
 
 def check_parents(out: Path) -> None:
@@ -264,7 +276,7 @@ def is_ours(manifest: str) -> bool:
 
 def _left_behind(partial: Path) -> bool:
     """Whether a folder is what a killed merge leaves: marked, or not yet anything."""
-    return partial.is_dir() and ((partial / MARKER).exists() or not any(partial.iterdir()))
+    return (partial / MARKER).exists() or _is_empty(partial)
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -276,7 +288,8 @@ def check_disk(folder: Path, needed: int) -> None:
     parent = next(path for path in folder.absolute().parents if path.exists())
     free = shutil.disk_usage(parent).free
     if folder.is_dir():
-        free += sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+        with suppress(FileNotFoundError):  # another merge has just renamed it, or removed it
+            free += sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
     if free < needed + (1 << 20):
         raise InputError(
             f"the output needs {needed + (1 << 20):,} bytes, and '{parent}' has {free:,} free",

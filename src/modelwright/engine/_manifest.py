@@ -82,7 +82,12 @@ def manifest_json(
         for (i, name), fate in plan.fates.items():
             if i == index:
                 fates.setdefault(fate, []).append(name)
-        entry = {"model": model.label, "tensors_read": count, "xxh3_128": hashes[model.label], "tensors": fates}
+        entry: dict[str, Any] = {
+            "model": model.label,
+            "tensors_read": count,
+            "xxh3_128": hashes[model.label],
+            "tensors": fates,
+        }
         if found := lost.get(model.label):
             told = {one.kind: {"tensors": one.tensors, "estimated_error": one.error} for one in found}
             entry["quantised"] = told

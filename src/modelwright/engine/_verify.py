@@ -65,20 +65,22 @@ def read_manifest(out: Path | str) -> dict[str, Any]:
     name = f"{out}/{MANIFEST}"
     try:
         there = place.sizes()
-        if not there:
+        if not there and not (isinstance(out, Path) and out.is_dir()):
             raise InputError(f"no folder '{out}'", "Give the output of a merge.")
         if MANIFEST not in there and UNFINISHED in there:
             raise InputError(f"'{out}' holds an output that is not finished", "Go on with the merge that makes it.")
         if MANIFEST not in there:
-            raise InputError(f"'{out}' has no manifest.json, so there is nothing to check it against", "Merge it again.")
+            raise InputError(
+                f"'{out}' has no manifest.json, so there is nothing to check it against", "Merge it again."
+            )
         text = place.read(MANIFEST, 0, there[MANIFEST]).decode("utf-8")
         manifest: Any = json.loads(text) if is_ours(text) else None
     except RunError as error:  # of a store
         raise InputError(str(error)) from None
     except (OSError, UnicodeDecodeError):
         manifest = None
-    if manifest is not None and manifest.get("manifest_version") != 1:
-        version = manifest.get("manifest_version")
+    version = manifest.get("manifest_version") if manifest is not None else None
+    if type(version) is int and version != 1:
         raise InputError(f"'{name}' has the version {version}, which this modelwright does not know", "Update it.")
     if manifest is None or not _is_sound(manifest):
         raise InputError(f"'{name}' is not a manifest of modelwright, or is damaged", "Merge it again.")
@@ -88,7 +90,12 @@ def read_manifest(out: Path | str) -> dict[str, Any]:
 def _is_sound(manifest: Any) -> bool:
     """Whether it has all that checking asks of it; a list of hashes that is too short would let bytes pass unseen."""
     files, chunk, inputs = manifest.get("files"), manifest.get("chunk_bytes"), manifest.get("inputs")
-    if not is_table(files) or type(chunk) is not int or not 0 < chunk <= _LARGEST_CHUNK:
+    if (
+        manifest.get("manifest_version") != 1
+        or not is_table(files)
+        or type(chunk) is not int
+        or not 0 < chunk <= _LARGEST_CHUNK
+    ):
         return False
     if not is_text(manifest.get("recipe")) or not is_table(manifest.get("run")) or not is_list(inputs):
         return False
