@@ -124,6 +124,10 @@ def merge(
     hashing: Annotated[
         str, typer.Option("--hash", metavar="xxh3 | blake3", help="blake3 hashes whole files as well, for audits.")
     ] = "xxh3",
+    gguf: Annotated[
+        str | None,
+        typer.Option("--gguf", metavar="f16 | bf16 | q8_0", help="Of GGUF files: write a single one, OUT.gguf."),
+    ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -143,6 +147,7 @@ def merge(
         "hash": hashing,
         "engine": engine,
         "address": address,
+        "gguf": gguf,
     }
     run_merge(job, out, options, json=json, quiet=quiet)
 
@@ -206,7 +211,7 @@ def evaluate(
 
 @app.command()
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The output of a merge: a folder, or its URL.")],
     rerun: Annotated[bool, typer.Option("--rerun", help="Merge again, writing nothing, and compare.")] = False,
     folder: Annotated[
         Path | None,

@@ -1,5 +1,6 @@
 """The engine: runs plans, writes outputs that are whole or absent, and says what it did."""
 
+from modelwright.engine._gguf import execute_gguf as execute_gguf
 from modelwright.engine._identity import method_source as method_source
 from modelwright.engine._lazy import lazy as lazy
 from modelwright.engine._run import (
@@ -15,6 +16,7 @@ from modelwright.engine._run import (
 )
 from modelwright.engine._verify import (
     Verification as Verification,
+    available as available,
     read_manifest as read_manifest,
     verify as verify,
     verify_again as verify_again,
