@@ -5,6 +5,7 @@ Nothing here names a method, so a new one joins the suite by being registered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -37,7 +38,7 @@ def is_number(parameter: Parameter) -> bool:
 
 
 def options(parameter: Parameter) -> list[Any]:
-    """Every value of an option; for a number that may be absent, a number that no float format rounds."""
+    """Every value of an option; for a number that may be absent, one that no float format rounds."""
     found: list[Any] = []
     for part in parts(parameter.field.annotation):
         if part is bool:
@@ -46,6 +47,8 @@ def options(parameter: Parameter) -> list[Any]:
             found += get_args(part)
         elif part is float:
             found.append(0.625)
+        elif part is int:
+            found.append(2)
         elif part is type(None):
             found.append(None)
     return found
@@ -70,6 +73,9 @@ def number(parameter: Parameter, rng: np.random.Generator) -> float:
     """A number from the lower half of the range, so that shares of several parameters still fit together."""
     low, _, high, _ = bounds(parameter)
     low = 0.1 if low is None else low
+    if parameter.field.annotation is int:
+        low = math.ceil(low)
+        return int(rng.integers(low, low + 2 if high is None else int(high), endpoint=True))
     high = low + 1 if high is None else high
     return float(rng.uniform(low + 0.1 * (high - low), low + 0.5 * (high - low)))
 
@@ -102,11 +108,13 @@ def described(chosen: dict[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in chosen.items()) or "defaults"
 
 
+#: Every method with each of its options.
 VARIANTS = [
     pytest.param(method, chosen, id=f"{name}-{described(chosen)}")
     for name, method in METHODS.items()
     for chosen in variants(method)
 ]
+SMOOTH = [entry for entry in VARIANTS if entry.values[0].differentiable]
 
 
 def count_of(method: Method, wanted: int = 3) -> int:

@@ -17,6 +17,7 @@ from modelwright.methods._method import (
     Parameter as Parameter,
     Params as Params,
     PerTensor as PerTensor,
+    Position as Position,
     Registry as Registry,
     Round as Round,
     Span as Span,

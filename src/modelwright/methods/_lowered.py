@@ -110,6 +110,7 @@ class Shape:
         axes: Number of axes.
         models: Number of models beside the base.
         base: Whether there is a base.
+        position: Where it stands in its model (`Position`).
     """
 
     size: int
@@ -117,6 +118,7 @@ class Shape:
     axes: int
     models: int
     base: bool
+    position: Any = None
 
 
 Lower = Callable[[Mapping[str, Any], Shape], Lowered | None]
