@@ -348,7 +348,8 @@ class Merge:
             return Lowered([1.0], deltas=False, add_base=False)
         if tensor.action != "merge" or self.plan.method.lower is None:
             return None
-        shape = Shape(tensor.size, self._total, len(tensor.shape), len(tensor.inputs), tensor.base is not None)
+        row = tensor.shape[-1] if tensor.shape else 1
+        shape = Shape(tensor.size, self._total, len(tensor.shape), row, len(tensor.inputs), tensor.base is not None)
         return self.plan.method.lower(tensor.parameters, shape)
 
     def _members(self) -> list[Fused]:

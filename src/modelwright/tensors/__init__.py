@@ -19,4 +19,8 @@ from modelwright.tensors._geometry import (
     row_norm as row_norm,
 )
 from modelwright.tensors._noise import NoiseKey as NoiseKey, uniform as uniform
-from modelwright.tensors._order import keep_above as keep_above, keep_ranks as keep_ranks
+from modelwright.tensors._order import (
+    descending_ranks as descending_ranks,
+    keep_above as keep_above,
+    keep_ranks as keep_ranks,
+)

@@ -4,6 +4,7 @@ To add one: its file, and one line here that imports its record and its function
 """
 
 from modelwright.methods._method import Method, Registry
+from modelwright.methods.merging._arcee_fusion import ARCEE_FUSION as ARCEE_FUSION, arcee_fusion as arcee_fusion
 from modelwright.methods.merging._breadcrumbs import (
     BREADCRUMBS as BREADCRUMBS,
     BREADCRUMBS_TIES as BREADCRUMBS_TIES,
@@ -16,10 +17,26 @@ from modelwright.methods.merging._dare import (
     dare_linear as dare_linear,
     dare_ties as dare_ties,
 )
+from modelwright.methods.merging._della import (
+    DELLA as DELLA,
+    DELLA_LINEAR as DELLA_LINEAR,
+    della as della,
+    della_linear as della_linear,
+)
+from modelwright.methods.merging._karcher import KARCHER as KARCHER, karcher as karcher
 from modelwright.methods.merging._linear import LINEAR as LINEAR, linear as linear
 from modelwright.methods.merging._model_stock import MODEL_STOCK as MODEL_STOCK, model_stock as model_stock
+from modelwright.methods.merging._multislerp import MULTISLERP as MULTISLERP, multislerp as multislerp
+from modelwright.methods.merging._nearswap import NEARSWAP as NEARSWAP, nearswap as nearswap
 from modelwright.methods.merging._nuslerp import NUSLERP as NUSLERP, nuslerp as nuslerp
 from modelwright.methods.merging._passthrough import PASSTHROUGH as PASSTHROUGH, passthrough as passthrough
+from modelwright.methods.merging._ram import (
+    RAM as RAM,
+    RAMPLUS_TL as RAMPLUS_TL,
+    ram as ram,
+    ramplus_tl as ramplus_tl,
+)
+from modelwright.methods.merging._sce import SCE as SCE, sce as sce
 from modelwright.methods.merging._slerp import SLERP as SLERP, slerp as slerp
 from modelwright.methods.merging._task_arithmetic import (
     TASK_ARITHMETIC as TASK_ARITHMETIC,
