@@ -387,7 +387,7 @@ def test_noise_is_that_of_the_array_functions() -> None:
 
 
 def test_lowering_is_refused_where_a_vector_has_its_own_statistics() -> None:
-    shape = Shape(size=12, total=12, axes=2, models=2, base=True)
+    shape = Shape(size=12, total=12, axes=2, row=4, models=2, base=True)
     for name, parameters in (
         ("model_stock", {"filter_wise": True}),
         ("nuslerp", {"nuslerp_flatten": False, "weight": (1.0, 1.0)}),

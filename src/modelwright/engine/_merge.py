@@ -349,9 +349,9 @@ class Merge:
             return Lowered([1.0], deltas=False, add_base=False)
         if tensor.action != "merge" or self.plan.method.lower is None:
             return None
-        shape = Shape(
-            tensor.size, self._total, len(tensor.shape), len(tensor.inputs), tensor.base is not None, tensor.position
-        )
+        row, position = tensor.shape[-1] if tensor.shape else 1, tensor.position
+        inputs, based = len(tensor.inputs), tensor.base is not None
+        shape = Shape(tensor.size, self._total, len(tensor.shape), row, inputs, based, position)
         return self.plan.method.lower(tensor.parameters, shape)
 
     def _members(self) -> list[Fused]:

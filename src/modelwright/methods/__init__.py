@@ -6,6 +6,7 @@ from modelwright.methods._lowered import (
     Gram as Gram,
     Keep as Keep,
     Lowered as Lowered,
+    RankDrop as RankDrop,
     Ranks as Ranks,
     Shape as Shape,
 )

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from modelwright.errors import InputError, Problem, RunError, did_you_mean, listing
+from modelwright.errors import InputError, Problem, RunError, did_you_mean
 from modelwright.methods._lowered import Lower
 from modelwright.tensors import Array, NoiseKey, all_finite, is_numpy, namespace, narrow, widen
 
@@ -472,12 +472,6 @@ def _same_width(arrays: list[Array]) -> list[Array]:
     return arrays
 
 
-#: What the community's tool has, and this library does not have yet.
-_LATER = frozenset(
-    {"arcee_fusion", "della", "della_linear", "karcher", "multislerp", "nearswap", "ram", "ramplus_tl", "sce"}
-)
-
-
 class Registry(Mapping[str, Method]):
     """The known methods by name; a second method of one name is refused."""
 
@@ -503,8 +497,6 @@ class Registry(Mapping[str, Method]):
             InputError: No method has it; the message lists those that exist.
         """
         if not isinstance(name, str) or name not in self._methods:
-            if name in _LATER:  # else della_linear were taken for dare_linear
-                raise InputError(f"the merge method '{name}' is not here yet", f"Valid: {listing(self, 99)}.")
             raise InputError(f"unknown merge method '{name}'", did_you_mean(str(name), self._methods))
         return self._methods[name]
 
