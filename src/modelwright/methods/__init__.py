@@ -6,6 +6,7 @@ from modelwright.methods._lowered import (
     Gram as Gram,
     Keep as Keep,
     Lowered as Lowered,
+    RankDrop as RankDrop,
     Ranks as Ranks,
     Shape as Shape,
 )
@@ -17,6 +18,7 @@ from modelwright.methods._method import (
     Parameter as Parameter,
     Params as Params,
     PerTensor as PerTensor,
+    Position as Position,
     Registry as Registry,
     Round as Round,
     Span as Span,
