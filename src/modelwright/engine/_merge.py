@@ -312,11 +312,7 @@ class Merge:
     def passes(self) -> int:
         """How often the inputs are read: once to merge, and once for each statistic; samples do not count."""
         lowered = self._lowered(self.merged[0]) if self.merged else None
-        if lowered is None:
-            return self.plan.passes
-        ranked = any(isinstance(keep, Ranks) for keep in lowered.keep)
-        measured = lowered.rescale in ("l1", "l2") and any(keep is not None for keep in lowered.keep)
-        return 1 + ranked + measured + bool(lowered.gram) + (lowered.zero_sign is None)
+        return self.plan.passes if lowered is None else lowered.passes
 
     def peak_bytes(self, threads: int) -> int:
         """Estimate of the memory needed beyond the interpreter: what the largest tensors in work at once need."""
