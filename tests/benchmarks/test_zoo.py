@@ -62,7 +62,7 @@ def test_a_whole_run_writes_results_and_the_page(tmp_path: Path, monkeypatch: py
     """Of the suites that there are, made small: one of them cannot be had, which does not lose the others."""
     results, page = tmp_path / "results", tmp_path / "docs/zoo.md"
     page.parent.mkdir()
-    page.write_text("Before.\n\n<!-- results -->\nold\n<!-- /results -->\n\nAfter.\n", encoding="utf-8")
+    page.write_text("Before.\n\n<!-- results -->\nbygone\n<!-- /results -->\n\nAfter.\n", encoding="utf-8")
     for name in ("HERE", "SUITES"):
         monkeypatch.setattr(command, name, results if name == "HERE" else ("digits",))
     monkeypatch.setattr(command, "narrowed", lambda _args: False)
@@ -76,7 +76,7 @@ def test_a_whole_run_writes_results_and_the_page(tmp_path: Path, monkeypatch: py
     text = page.read_text(encoding="utf-8")
     assert text.startswith("Before.\n\n<!-- results -->\n\n## What was found")
     assert text.endswith("<!-- /results -->\n\nAfter.\n")
-    assert "old" not in text
+    assert "bygone" not in text
     data = json.loads((results / "leaderboard.json").read_text(encoding="utf-8"))
     (ties,) = [line for line in data["suites"]["digits"]["lines"] if line["label"] == "ties"]
     assert f"| `ties` | {100 * ties['mean_share']:.1f} % |" in text

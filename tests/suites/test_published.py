@@ -114,7 +114,7 @@ def test_other_prompts_projections_and_preparation_are_another_family(clip_root:
     import json
     import shutil
 
-    import numpy as np
+    from safetensors.numpy import save_file
 
     path = clip_file(tmp_path, clip_root)
     first = suite(path).family(cache=tmp_path / "cache")
@@ -128,16 +128,14 @@ def test_other_prompts_projections_and_preparation_are_another_family(clip_root:
     said = json.loads(config.read_text())
     config.write_text(json.dumps({**said, "image_mean": [0.1, 0.2, 0.3]}))
     prepared = suite(clip_file(tmp_path, root)).family(cache=tmp_path / "cache")
-    config.write_text(json.dumps(said))
-    whole = mw.open(root / "openai/clip")
-    arrays = whole.arrays()
-    from safetensors.numpy import save_file
-
+    other = tmp_path / "other"
+    shutil.copytree(clip_root, other)
+    arrays = mw.open(clip_root / "openai/clip").arrays()
     save_file(
-        {n: np.ascontiguousarray(2 * a if n == "visual_projection.weight" else a) for n, a in arrays.items()},
-        root / "openai/clip/model.safetensors",
+        {n: np.array(2 * a if n == "visual_projection.weight" else a) for n, a in arrays.items()},
+        other / "openai/clip/model.safetensors",
     )
-    projected = suite(clip_file(tmp_path, root)).family(cache=tmp_path / "cache")
+    projected = suite(clip_file(tmp_path, other)).family(cache=tmp_path / "cache")
     families = [first, prompts, prepared, projected]
     assert len({family.fingerprint for family in families}) == 4
     assert len({family.system(first.base, "base").fingerprint for family in families}) == 4

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ class ClipFamily(Family):
     whole: Checkpoint
     heads: Mapping[str, Head]
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Of the heads, the projection, and how images are prepared."""
         return key_of({

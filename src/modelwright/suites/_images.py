@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class ImagesFamily(Family):
     network: Mapping[str, Any]
     heads: Mapping[str, Head]
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Of the network's configuration and the heads."""
         return key_of({"network": dict(self.network), "heads": hashes_of(self.heads)})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,7 @@ class T5Family(Family):
     whole: Checkpoint
     max_tokens: int
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Of tokenizer and configuration, and of how much is read and written."""
         return key_of({"files": files_hash(folder_of(self.whole)), "read": _READ, "written": self.max_tokens})

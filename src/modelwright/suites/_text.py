@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class TextFamily(Family):
     network: Mapping[str, Any]
     tokenizer: Any
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Of the network's configuration and the tokenizer."""
         return key_of({"network": dict(self.network), "tokenizer": self.tokenizer.backend_tokenizer.to_str()})
