@@ -89,7 +89,8 @@ def with_adapter(model: Checkpoint, folder: Path, label: str) -> Checkpoint:
     if config is None:
         raise InputError(f"{folder} is not an adapter: it has no adapter_config.json", "Write model+adapter_folder.")
     _check_kind(folder, config)
-    pairs = _pairs(folder, model)
+    adapter = _opened(folder)
+    pairs = _pairs(folder, adapter, model)
     _check_fit(folder, pairs, model)
     square = _square_transposed(pairs, model, config)
     scales = _scales(folder / "adapter_config.json", config, pairs)
@@ -106,6 +107,7 @@ def with_adapter(model: Checkpoint, folder: Path, label: str) -> Checkpoint:
     return Checkpoint(
         tensors, label=label, path=model.path, url=model.url, parts=model.parts, metadata=model.metadata,
         consumed=model.consumed, notes=(*model.notes, *notes), beneath=(*model.beneath, folder),
+        states=model.states | adapter.states,
     )  # fmt: skip
 
 
@@ -137,15 +139,19 @@ def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
         raise InputError(Problem(f"the adapter {what}", _LATER, str(folder)) for what in found)
 
 
-def _pairs(folder: Path, model: Checkpoint) -> list[_Pair]:
-    """The factors with their targets; every tensor of the adapter is one of them."""
+def _opened(folder: Path) -> Checkpoint:
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if file is None:
         raise InputError(f"{folder} has an adapter_config.json but no {_FILES[0]}", "Copy or download it again.")
+    return from_file(file, str(folder))
+
+
+def _pairs(folder: Path, adapter: Checkpoint, model: Checkpoint) -> list[_Pair]:
+    """The factors with their targets; every tensor of the adapter is one of them."""
     sides: dict[str, dict[str, TensorRef]] = {}
     own: dict[str, TensorRef] = {}
     odd: list[str] = []
-    for name, ref in from_file(file, str(folder)).items():
+    for name, ref in adapter.items():
         if len(ref.shape) != 2 or not ref.dtype.floating:
             odd.append(name)
         elif match := _PLAIN.match(name):

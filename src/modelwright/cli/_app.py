@@ -124,6 +124,10 @@ def merge(
     hashing: Annotated[
         str, typer.Option("--hash", metavar="xxh3 | blake3", help="blake3 hashes whole files as well, for audits.")
     ] = "xxh3",
+    gguf: Annotated[
+        str | None,
+        typer.Option("--gguf", metavar="f16 | bf16 | q8_0", help="Of GGUF files: write a single one, OUT.gguf."),
+    ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -143,6 +147,7 @@ def merge(
         "hash": hashing,
         "engine": engine,
         "address": address,
+        "gguf": gguf,
     }
     run_merge(job, out, options, json=json, quiet=quiet)
 
@@ -206,7 +211,7 @@ def evaluate(
 
 @app.command()
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The output of a merge: a folder, or its URL.")],
     rerun: Annotated[bool, typer.Option("--rerun", help="Merge again, writing nothing, and compare.")] = False,
     folder: Annotated[
         Path | None,
@@ -224,6 +229,67 @@ def verify(
     from modelwright.cli._verify import run_verify
 
     run_verify(out, {"rerun": rerun, "folder": folder, "threads": threads, "plugins": plugin}, json=json, quiet=quiet)
+
+
+@app.command()
+def card(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
+    records: Annotated[
+        Path | None, typer.Option("--records", metavar="FOLDER", help="Show the figures of these records of mw eval.")
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option("--system", metavar="LABEL", help="Which of their systems it is.  [default: the folder's name]"),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option("--licence", metavar="ID", help="The licence that you have decided on, by the Hub's id."),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="With --licence: why.")] = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Take README.md as it is, edited by hand.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write it though it was edited by hand.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write an output's model card anew.
+
+    With the figures of records, with a licence that you decided on, or as you edited it; the manifest follows.
+    """
+    from modelwright.cli._push import run_card
+
+    options = {"records": records, "system": system, "licence": licence, "reason": reason}
+    run_card(out, options | {"keep": keep, "overwrite": overwrite}, json=json, quiet=quiet)
+
+
+@app.command()
+def push(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the Hub, or name for one of your own.")],
+    branch: Annotated[
+        str, typer.Option("--branch", "--revision", metavar="NAME", help="Which branch; made if need be.")
+    ] = "main",
+    private: Annotated[
+        bool, typer.Option("--private", help="If the repository has to be made, make it private.")
+    ] = False,
+    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Of the commit.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace files there without being asked.")] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Send files without comparing them with the manifest first.")
+    ] = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Send an output to the Hugging Face Hub.
+
+    In one commit, with its model card. The token is what hf auth login keeps, or HF_TOKEN. Exit code 3 where the output is not
+    as its manifest says.
+    """
+    from modelwright.cli._push import run_push
+
+    options = {"branch": branch, "private": private, "message": message, "dry_run": dry_run, "yes": yes}
+    run_push(out, repo, options | {"verify": not no_verify, "threads": threads}, json=json, quiet=quiet)
 
 
 @app.command()
@@ -389,6 +455,9 @@ def sweep(
         str, typer.Option("--training", metavar="full | smoke", help="smoke: families that are trained in seconds.")
     ] = "full",
     device: Annotated[str, typer.Option("--device", help="Where models are trained and evaluated.")] = "cpu",
+    workers: Annotated[
+        int, typer.Option("--workers", help="Cells made at a time, by processes that share the cores.")
+    ] = 1,
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="FOLDER", help="Where trained families are kept.")
     ] = None,
@@ -405,7 +474,7 @@ def sweep(
 
     settings = {
         "seeds": seeds, "budget": budget, "semantics": semantics, "validation": validation, "training": training,
-        "device": device, "cache": cache,
+        "device": device, "cache": cache, "workers": workers,
     }  # fmt: skip
     run_sweep(suite, methods, out, settings, plugin, json=json, quiet=quiet)
 

@@ -70,6 +70,11 @@ class DigitsFamily(Family):
 
     head: Mapping[str, Array]
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the head."""
+        return data_of(*self.head.values())
+
     def system(self, weights: Checkpoint, label: str, *, device: str = "cpu") -> Predictor:
         """A perceptron with these hidden layers and the head."""
         arrays = {**weights.arrays(), **self.head}
