@@ -169,8 +169,14 @@ def facts(method: Method, data: Mapping[str, Any]) -> str:
     rows["passes over the inputs"] = (
         f"{passes}" if passes == paper_passes else f"{passes}; `semantics: paper`: {paper_passes}"
     )
+    if method.workspace(2) > 0:
+        each = [method.workspace(models) for models in (2, 8)]
+        of = f"{each[0]:.0f}" if each[0] == each[1] else f"{each[0]:.0f} (two models) to {each[1]:.0f} (eight)"
+        rows["memory"] = f"up to {of} bytes for each element of a tensor in work, beside its inputs"
     if method.random:
         rows["random"] = "masks are drawn from `seed`"
+    if not method.differentiable:
+        rows["gradients"] = "do not reach every input, or are not finite everywhere"
     same = {"bits": "the same bytes on every CPU", "tolerance": "to the last digits on different CPUs"}
     rows["reproducible"] = same[method.reproducible]
     lines = [

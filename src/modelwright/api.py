@@ -19,11 +19,14 @@ import xxhash
 
 from modelwright.checkpoint import Checkpoint, is_url, open as open_checkpoint, plain_path, user_path
 from modelwright.engine import (
+    LICENCES,
     Options,
+    Push,
     Result,
     Verification,
     available,
     check_engine,
+    check_finished,
     check_inputs,
     check_out,
     destination,
@@ -31,11 +34,14 @@ from modelwright.engine import (
     execute_gguf,
     lazy,
     method_source,
+    prepare_push,
     read_manifest,
+    rewrite_card,
+    settled,
     verify as verify_files,
     verify_again,
 )
-from modelwright.errors import InputError, Problem, did_you_mean
+from modelwright.errors import InputError, Problem, did_you_mean, listing
 from modelwright.methods import METHODS, Method, Registry
 from modelwright.recipe import SIDE_SUFFIXES, Plan, Stage, load_recipe, resolve, stages_of
 
@@ -304,6 +310,100 @@ def verify(
     plan = Job(stages, start, text, registry(plugins), {}).plans()[-1]
     problems, notes = verify_again(plan, place, choice)
     return replace(found, problems=tuple(problems), notes=(*found.notes, *note, *notes))
+
+
+def card(
+    out: str | Path,
+    *,
+    evaluations: Sequence[Mapping[str, Any]] | None = None,
+    licence: str | None = None,
+    reason: str = "",
+    keep: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write the model card of an output anew, or take one that was edited by hand into its manifest.
+
+    Args:
+        out: The output of a merge.
+        evaluations: What was measured, as `modelwright.evaluate.evaluations` makes it of records; it is shown from now on,
+            and an empty list takes it out again.
+        licence: The licence that you have decided on, by the Hub's id, where the inputs' do not settle it.
+        reason: Why; it stands in the card.
+        keep: Take README.md as it is, edited by hand.
+        overwrite: Write it though it was edited by hand.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        InputError: The folder is no output, the card was edited by hand, or options do not fit.
+    """
+    if licence is not None and licence not in LICENCES and licence != "other":
+        raise InputError(
+            f"'{licence}' is no licence that is known here", did_you_mean(licence, [*LICENCES, "other"], 60)
+        )
+    if (licence is None) != (not reason.strip()):
+        raise InputError("a licence that is set by hand needs its reason, and a reason its licence", "Give both.")
+    out = settled(out)
+    check_finished(out)
+    chosen = None if licence is None else (licence, reason.strip())
+    rewrite_card(
+        out, read_manifest(out), evaluations=evaluations, licence=chosen, keep=keep, overwrite=overwrite
+    )  # fmt: skip
+    return out / "README.md"
+
+
+def push(
+    out: str | Path,
+    repo: str,
+    *,
+    branch: str = "main",
+    private: bool = False,
+    message: str = "",
+    overwrite: bool = False,
+    verify: bool = True,
+    dry_run: bool = False,
+    **options: Any,
+) -> Push:
+    """Send an output to the Hugging Face Hub, in one commit: the files that its manifest names.
+
+    The token is what `hf auth login` keeps, or `HF_TOKEN`. A push that fails can be repeated: what was uploaded is not sent
+    again, and until the commit the repository is as it was.
+
+    Args:
+        out: The output of a merge, as `verify` passes it.
+        repo: `owner/name`, or the name of a repository of your own. It is made if need be.
+        branch: Which branch. It is made if need be.
+        private: If the repository has to be made, make it private.
+        message: Of the commit.
+        overwrite: Replace files of the repository.
+        verify: Compare every byte with the manifest first.
+        dry_run: Only say what would be sent.
+        **options: Fields of `modelwright.engine.Options`: `threads`, `progress`.
+
+    Returns:
+        What was sent, or would be.
+
+    Raises:
+        InputError: The output is not as its manifest says, or not finished; something would be overwritten; nobody is logged
+            in, or the Hub refuses.
+        RunError: Uploading failed.
+    """
+    out = settled(out)
+    check_finished(out)
+    if verify:
+        found = verify_files(out, Options(**options))
+        if found.problems:
+            raise InputError([Problem(what, where=str(out)) for what in found.problems])
+    ready = prepare_push(out, repo, branch=branch, private=private)
+    if dry_run:
+        return ready
+    if ready.overwritten and not overwrite:
+        raise InputError(
+            f"'{ready.repo}' has files that would be replaced or removed: {listing(ready.overwritten)}",
+            "Push elsewhere, or pass overwrite=True.",
+        )
+    return ready.send(message)
 
 
 class Job:

@@ -59,6 +59,16 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("breadcrumbs", {"density": 0.9, "gamma": 0.3, "rescale": True}),
     ("breadcrumbs_ties", {"density": 0.1, "gamma": [0, 0.1, 0.99]}),
     ("breadcrumbs", {"density": 0.5, "gamma": 0.1, "order": "keep_first"}),
+    ("breadcrumbs", {"density": 0.3, "gamma": 0.02, "scope": "model"}),
+    ("breadcrumbs", {"density": [0.3, 1, 0.001], "gamma": [0.02, 0.1, 0.3], "scope": "model", "rescale": True}),
+    ("breadcrumbs_ties", {"density": 0.2, "gamma": [0, 0.02, 0.5], "scope": "model", "order": "keep_first"}),
+    ("wise_ft", {"alpha": 0.3}),
+    ("negation", {"lambda_": 0.4}),
+    ("negation", {"lambda_": 0.4, "most": 0.01}),
+    ("swa", {}),
+    ("ema", {"decay": 0.7}),
+    ("lines", {"alpha": 0.2, "beta": 0.5}),
+    ("lines", {"weight": [1, 0.5, -1]}),
     ("model_stock", {}),
     ("model_stock", {"filter_wise": True}),
     ("slerp", {"t": 0.3}),
@@ -377,7 +387,7 @@ def test_noise_is_that_of_the_array_functions() -> None:
 
 
 def test_lowering_is_refused_where_a_vector_has_its_own_statistics() -> None:
-    shape = Shape(size=12, total=12, axes=2, models=2, base=True)
+    shape = Shape(size=12, total=12, axes=2, row=4, models=2, base=True)
     for name, parameters in (
         ("model_stock", {"filter_wise": True}),
         ("nuslerp", {"nuslerp_flatten": False, "weight": (1.0, 1.0)}),

@@ -232,6 +232,67 @@ def verify(
 
 
 @app.command()
+def card(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
+    records: Annotated[
+        Path | None, typer.Option("--records", metavar="FOLDER", help="Show the figures of these records of mw eval.")
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option("--system", metavar="LABEL", help="Which of their systems it is.  [default: the folder's name]"),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option("--licence", metavar="ID", help="The licence that you have decided on, by the Hub's id."),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="With --licence: why.")] = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Take README.md as it is, edited by hand.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write it though it was edited by hand.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write an output's model card anew.
+
+    With the figures of records, with a licence that you decided on, or as you edited it; the manifest follows.
+    """
+    from modelwright.cli._push import run_card
+
+    options = {"records": records, "system": system, "licence": licence, "reason": reason}
+    run_card(out, options | {"keep": keep, "overwrite": overwrite}, json=json, quiet=quiet)
+
+
+@app.command()
+def push(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the Hub, or name for one of your own.")],
+    branch: Annotated[
+        str, typer.Option("--branch", "--revision", metavar="NAME", help="Which branch; made if need be.")
+    ] = "main",
+    private: Annotated[
+        bool, typer.Option("--private", help="If the repository has to be made, make it private.")
+    ] = False,
+    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Of the commit.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace files there without being asked.")] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Send files without comparing them with the manifest first.")
+    ] = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Send an output to the Hugging Face Hub.
+
+    In one commit, with its model card. The token is what hf auth login keeps, or HF_TOKEN. Exit code 3 where the output is not
+    as its manifest says.
+    """
+    from modelwright.cli._push import run_push
+
+    options = {"branch": branch, "private": private, "message": message, "dry_run": dry_run, "yes": yes}
+    run_push(out, repo, options | {"verify": not no_verify, "threads": threads}, json=json, quiet=quiet)
+
+
+@app.command()
 def compare(
     inputs: Annotated[
         list[str], typer.Argument(metavar="RECORDS.. | MODEL..", help="Folders of records, or models with --task.")
@@ -394,6 +455,9 @@ def sweep(
         str, typer.Option("--training", metavar="full | smoke", help="smoke: families that are trained in seconds.")
     ] = "full",
     device: Annotated[str, typer.Option("--device", help="Where models are trained and evaluated.")] = "cpu",
+    workers: Annotated[
+        int, typer.Option("--workers", help="Cells made at a time, by processes that share the cores.")
+    ] = 1,
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="FOLDER", help="Where trained families are kept.")
     ] = None,
@@ -410,7 +474,7 @@ def sweep(
 
     settings = {
         "seeds": seeds, "budget": budget, "semantics": semantics, "validation": validation, "training": training,
-        "device": device, "cache": cache,
+        "device": device, "cache": cache, "workers": workers,
     }  # fmt: skip
     run_sweep(suite, methods, out, settings, plugin, json=json, quiet=quiet)
 

@@ -15,11 +15,13 @@ from modelwright.cli._merge import Bar, size_text
 _JSON_VERSION = 1
 
 
-def run_verify(out: str, options: Mapping[str, Any], *, json: bool, quiet: bool) -> None:
+def run_verify(out: str, options: Mapping[str, Any], *, json: bool, quiet: bool, only_problems: bool = False) -> None:
     """Check an output, with a progress bar on stderr and a line about what was found; exit code 3 where it differs."""
     started = time.time()
     with Bar(enabled=not quiet and not json) as bar:
         found = verify(out, **options, progress=bar.update)
+    if only_problems and not found.problems:
+        return
     if json:
         result = {
             "version": _JSON_VERSION, "ok": not found.problems, "out": out, "files": found.files,

@@ -82,7 +82,7 @@ class LocalFolder:
 
     def __init__(self, out: Path):
         self.out = out
-        self.folder = _partial(out)
+        self.folder = partial_of(out)
         self.steps = out.with_name(out.name + ".steps")
         self._overwrite = False
 
@@ -130,7 +130,8 @@ class LocalFolder:
         return f"What is done is kept in '{self.folder}': run the same command again to go on, or delete that folder."
 
 
-def _partial(out: Path) -> Path:
+def partial_of(out: Path) -> Path:
+    """Where an output is made."""
     return out.with_name(out.name + ".partial")
 
 
@@ -164,7 +165,7 @@ def recover(out: Path) -> None:
 
 def _held_by_nobody(out: Path) -> int | None:
     """A lock on the marker of a killed merge, wherever that got to; None while its process lives."""
-    for path in (_partial(out) / MARKER, out / MARKER, _old(out) / _REPLACED, out / _REPLACED):
+    for path in (partial_of(out) / MARKER, out / MARKER, _old(out) / _REPLACED, out / _REPLACED):
         with suppress(FileNotFoundError):
             handle = os.open(path, os.O_RDWR)
             try:
@@ -232,7 +233,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         raise InputError(f"another merge is just replacing '{out}'", "Wait for it, or choose another folder.")
     if overwrite and out.exists() and _old(out).exists() and not _is_empty(_old(out)):
         raise InputError(f"'{_old(out)}' is in the way: an overwrite puts '{out}' there for a moment", "Move it away.")
-    check_partial(_partial(out))
+    check_partial(partial_of(out))
 
 
 def _is_empty(path: Path) -> bool:

@@ -333,7 +333,8 @@ class Merge:
             return block + (4 << 20) + _ranking_bytes(tensor, lowered)
         stored = sum(ref.nbytes for ref in sources.refs)
         # An array function has its inputs as stored and as float32, and about as much again for masks and partial sums.
-        return stored + tensor.nbytes + (tensor.size * 4 * (2 * count + 3) if tensor.action == "merge" else 0)
+        each = max(4 * (2 * count + 3), self.plan.method.workspace(len(tensor.inputs)))
+        return stored + tensor.nbytes + (int(tensor.size * each) if tensor.action == "merge" else 0)
 
     # --- what can be fused --------------------------------------------------------------------------------------------
 
@@ -348,7 +349,9 @@ class Merge:
             return Lowered([1.0], deltas=False, add_base=False)
         if tensor.action != "merge" or self.plan.method.lower is None:
             return None
-        shape = Shape(tensor.size, self._total, len(tensor.shape), len(tensor.inputs), tensor.base is not None)
+        row, position = tensor.shape[-1] if tensor.shape else 1, tensor.position
+        inputs, based = len(tensor.inputs), tensor.base is not None
+        shape = Shape(tensor.size, self._total, len(tensor.shape), row, inputs, based, position)
         return self.plan.method.lower(tensor.parameters, shape)
 
     def _members(self) -> list[Fused]:

@@ -12,12 +12,20 @@ from shutil import copyfile
 from typing import Literal, Protocol
 
 from modelwright.checkpoint import MANIFEST, Checkpoint, Shard, file_state, index_json, is_url, plain_path
-from modelwright.engine._card import card_text
+from modelwright.engine._card import write_card
 from modelwright.engine._device import torch_for
 from modelwright.engine._folder import Destination, LocalFolder, Partial, check_disk, partial_folder, settled
 from modelwright.engine._identity import changed_inputs, check_as_opened, identity
 from modelwright.engine._journal import Journal
-from modelwright.engine._manifest import audited, check_audit, file_hashes, loss_notes, losses, manifest_json
+from modelwright.engine._manifest import (
+    audited,
+    check_audit,
+    file_hashes,
+    loss_notes,
+    losses,
+    manifest_json,
+    manifest_of,
+)
 from modelwright.engine._merge import WORTH, Findings, Merge
 from modelwright.engine._output import Output, WeightFiles
 from modelwright.engine._sources import ranges
@@ -181,8 +189,9 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
             "started": started, "seconds": round(time.time() - started, 3), "threads": threads,
             "engine": options.engine, "device": options.device, "allow_nonfinite": options.allow_nonfinite, "resumes": partial.resumes, "folder": plan.folder,
         }  # fmt: skip
-        text = manifest_json(plan, dict(sorted(hashes.items())), merge.findings, lost, notes, run)
-        (partial.path / MANIFEST).write_text(text, encoding="utf-8")
+        manifest = manifest_of(plan, hashes, merge.findings, lost, notes, run)
+        write_card(partial.path, manifest)
+        (partial.path / MANIFEST).write_text(manifest_json(manifest), encoding="utf-8")
     notes += merge.remarks()
     if partial.past is not None:
         notes.append("gone on with a merge that was interrupted; what was finished was checked and kept")
@@ -348,7 +357,7 @@ def check_device(device: str) -> None:
 
 
 def _write_files(plan: Plan, folder: Path, shards: Mapping[str, list[Shard]]) -> None:
-    """Everything beside the weights but the manifest."""
+    """Everything beside the weights but the manifest and the model card, which say what came of it."""
     for prefix, files in shards.items():
         if len(files) > 1:
             stem = files[0].file.rsplit("-", 3)[0]
@@ -363,7 +372,6 @@ def _write_files(plan: Plan, folder: Path, shards: Mapping[str, list[Shard]]) ->
         elif file.source is not None:
             copyfile(file.source, path)
     (folder / "recipe.yml").write_text(plan.recipe_text, encoding="utf-8")
-    (folder / "README.md").write_text(card_text(plan), encoding="utf-8")
 
 
 def _late_notes(plan: Plan, findings: Findings) -> list[str]:

@@ -31,6 +31,7 @@ from modelwright.architectures import is_list, is_table
 from modelwright.checkpoint import MANIFEST, Checkpoint, RemoteFolder, Stamp, cache_folder, user_path
 from modelwright.engine._folder import MARKER, check_name, check_parents, check_partial, is_ours
 from modelwright.engine._journal import Journal, Past, Uploaded
+from modelwright.engine._lineage import CARD
 from modelwright.errors import InputError, RunError
 
 #: The file that makes a folder in a store an unfinished output.
@@ -143,7 +144,7 @@ class StoreFolder:
             manifest, note = (self._text(name, there) for name in (MANIFEST, UNFINISHED))
             self._own = there.keys() & (_files(manifest) | _files(note))
             self._replaces = MANIFEST in there
-            files = {*self._own, *weights, *_listed(self.folder), MANIFEST}
+            files = {*self._own, *weights, *_listed(self.folder), CARD, MANIFEST}
             text = _unfinished(self._token(), files)
             if text != note:  # else this merge goes on
                 (self.folder / UNFINISHED).write_text(text, encoding="utf-8")
