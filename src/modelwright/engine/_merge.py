@@ -19,9 +19,11 @@ from modelwright.engine._output import Memory, Output
 from modelwright.engine._sources import (
     BLOCK,
     COUNTERS,
+    LONGEST,
     MOST_COUNTED,
     MOST_HELD,
     MOST_SAMPLED,
+    RANGE,
     Scratch,
     Sources,
     block_length,
@@ -31,7 +33,7 @@ from modelwright.engine._sources import (
 from modelwright.engine._whole import Look, NotFiniteError, bytes_of, compute, facts_for, too_large, wide_inputs
 from modelwright.engine._work import Program, Tally, run_here
 from modelwright.errors import RunError
-from modelwright.methods import Lowered, Ranks, Round, Shape
+from modelwright.methods import Lowered, RankDrop, Ranks, Round, Shape
 from modelwright.recipe import Input, Plan, PlannedTensor
 
 if TYPE_CHECKING:  # imported when the first tensor needs it: loading the kernels takes longer than a small merge
@@ -66,6 +68,8 @@ class Findings:
 
 def _ranking_bytes(tensor: PlannedTensor, lowered: Lowered | None) -> int:
     """What finding a tensor's thresholds takes at most."""
+    if lowered and _by_rank(lowered):  # a bit for each entry, and a byte while it is found
+        return len(lowered.keep) * (tensor.size // 8 + min(tensor.size, RANGE))
     targets = sum(1 + (keep.start > 0) for keep in lowered.keep if isinstance(keep, Ranks)) if lowered else 0
     if not targets:
         return 0
@@ -73,6 +77,11 @@ def _ranking_bytes(tensor: PlannedTensor, lowered: Lowered | None) -> int:
     counters = min(targets, MOST_COUNTED) * COUNTERS * 8
     sample = 3 * MOST_SAMPLED  # its parts, these as one, and room to select
     return near + sample + min(targets * tensor.size * 4, MOST_HELD) + counters
+
+
+def _by_rank(lowered: Lowered) -> bool:
+    """Whether entries are dropped by their rank in a row."""
+    return any(isinstance(keep, RankDrop) for keep in lowered.keep)
 
 
 class Merge:
@@ -220,11 +229,13 @@ class Merge:
     ) -> Program:
         from modelwright.engine._fused import Fused
         from modelwright.engine._ranks import find_thresholds
+        from modelwright.engine._rows import draw_masks
 
         member = self._known.get(tensor.name)
         if member is None:
             member = Fused(tensor, lowered, sources, self.plan.recipe.seed)
             yield from find_thresholds([member])
+        yield from draw_masks(member)
         yield from member.decide()
         yield [partial(self._combine, member, number, output, note) for number in todo]
 
@@ -316,7 +327,7 @@ class Merge:
             return self.plan.passes
         ranked = any(isinstance(keep, Ranks) for keep in lowered.keep)
         measured = lowered.rescale in ("l1", "l2") and any(keep is not None for keep in lowered.keep)
-        return 1 + ranked + measured + bool(lowered.gram) + (lowered.zero_sign is None)
+        return 1 + ranked + _by_rank(lowered) + measured + bool(lowered.gram) + (lowered.zero_sign is None)
 
     def peak_bytes(self, threads: int) -> int:
         """Estimate of the memory needed beyond the interpreter: what the largest tensors in work at once need."""
@@ -350,7 +361,8 @@ class Merge:
             return None
         row = tensor.shape[-1] if tensor.shape else 1
         shape = Shape(tensor.size, self._total, len(tensor.shape), row, len(tensor.inputs), tensor.base is not None)
-        return self.plan.method.lower(tensor.parameters, shape)
+        lowered = self.plan.method.lower(tensor.parameters, shape)
+        return None if lowered is not None and row > LONGEST and _by_rank(lowered) else lowered
 
     def _members(self) -> list[Fused]:
         """Every merged tensor, for what has to be known of all of them; nothing where one of them is not for the kernels."""
