@@ -19,9 +19,11 @@ from modelwright.engine._output import Memory, Output
 from modelwright.engine._sources import (
     BLOCK,
     COUNTERS,
+    LONGEST,
     MOST_COUNTED,
     MOST_HELD,
     MOST_SAMPLED,
+    RANGE,
     Scratch,
     Sources,
     block_length,
@@ -66,6 +68,8 @@ class Findings:
 
 def _ranking_bytes(tensor: PlannedTensor, lowered: Lowered | None) -> int:
     """What finding a tensor's thresholds takes at most."""
+    if lowered and lowered.by_rank:  # a bit for each entry, and a byte while it is found
+        return len(lowered.keep) * (tensor.size // 8 + min(tensor.size, RANGE))
     targets = sum(1 + (keep.start > 0) for keep in lowered.keep if isinstance(keep, Ranks)) if lowered else 0
     if not targets:
         return 0
@@ -220,11 +224,13 @@ class Merge:
     ) -> Program:
         from modelwright.engine._fused import Fused
         from modelwright.engine._ranks import find_thresholds
+        from modelwright.engine._rows import draw_masks
 
         member = self._known.get(tensor.name)
         if member is None:
             member = Fused(tensor, lowered, sources, self.plan.recipe.seed)
             yield from find_thresholds([member])
+        yield from draw_masks(member)
         yield from member.decide()
         yield [partial(self._combine, member, number, output, note) for number in todo]
 
@@ -348,7 +354,8 @@ class Merge:
         row, position = tensor.shape[-1] if tensor.shape else 1, tensor.position
         inputs, based = len(tensor.inputs), tensor.base is not None
         shape = Shape(tensor.size, self._total, len(tensor.shape), row, inputs, based, position)
-        return self.plan.method.lower(tensor.parameters, shape)
+        lowered = self.plan.method.lower(tensor.parameters, shape)
+        return None if lowered is not None and row > LONGEST and lowered.by_rank else lowered
 
     def _members(self) -> list[Fused]:
         """Every merged tensor, for what has to be known of all of them; nothing where one of them is not for the kernels."""

@@ -22,6 +22,9 @@ _MOST_READ = 1 << 20
 #: The least, as sums over a tensor are made of blocks of so many.
 _LEAST = 1 << 15
 
+#: Elements of a row that is ranked as a whole, at most.
+LONGEST = _LEAST
+
 #: Bytes of values near thresholds that may be held for the tensors that are ranked together; a quarter is aimed at.
 MOST_HELD = 8 << 20
 #: Bytes of the sample that says what is near, at most, where that many values can say it.
@@ -116,6 +119,14 @@ class Scratch(threading.local):
     def sizes(self, width: int) -> NumpyArray:
         """A tile of uint32."""
         return self._at_least("sizes", 1, width, np.uint32)[0]
+
+    def kept(self, count: int, length: int) -> NumpyArray:
+        """A byte for each element of a range."""
+        return self._at_least("kept", count, length, np.uint8)
+
+    def buckets(self, count: int, width: int) -> NumpyArray:
+        """Counters of uint32, and what goes with each."""
+        return self._at_least("buckets", count, width, np.uint32)
 
     def tiles(self, count: int, width: int) -> NumpyArray:
         """Tiles of float32."""

@@ -202,12 +202,12 @@ def magnitudes(raw: Any, codes: Any, n: int, count: int, out: Any, tiles: Any) -
         for i in range(count):
             if widen_delta(raw[i], codes[i], at, base[:size], x[:size]):
                 found = 1
-            _sizes(x[:size], out[i][at : at + size])
+            magnitude_bits(x[:size], out[i][at : at + size])
     return found
 
 
 @kernel
-def _sizes(x: Any, out: Any) -> None:
+def magnitude_bits(x: Any, out: Any) -> None:
     """The bits of magnitudes."""
     bits = x.view(np.uint32)
     for i in range(len(x)):
@@ -276,7 +276,7 @@ def collect(
                 found = 1
             if t == len(owner) or owner[t] != i:
                 continue
-            _sizes(x[:size], bits)
+            magnitude_bits(x[:size], bits)
             while t < len(owner) and owner[t] == i:
                 above[t] += _above(bits, high[t])
                 filled[t] = _near(bits, low[t], high[t], out[t], filled[t])
