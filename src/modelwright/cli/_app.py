@@ -310,6 +310,58 @@ def compare(
 
 
 @app.command()
+def diff(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A [B..]", help="Models; without --base the first is what the others are compared with."
+        ),
+    ],
+    base: Base = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Only so many rows, those of the largest relative norm first.")
+    ] = None,
+    spectrum: Annotated[
+        bool,
+        typer.Option("--spectrum/--no-spectrum", help="Ranks of matrices; without them it is a matter of reading."),
+    ] = True,
+    threads: Threads = 0,
+    json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all figures; - for stdout.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page of heat maps that opens offline.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Show how models differ from a base and each other.
+
+    Of the whole, of each layer and of each kind of tensor: relative norms, zeros and ranks of task vectors, cosines and sign
+    conflicts between them.
+    """
+    from modelwright.cli._diff import Showing, run_diff
+
+    run_diff(models, base, Showing(tensors, top, json, html, quiet), spectra=spectrum, threads=threads)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, file, Hub id, URL, adapter, or model+adapter.")
+    ],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what a model is and what it was made from.
+
+    Parameters by layer and kind, shapes, formats, tied weights, vocabulary, licence, and the lineage that manifests tell; of
+    adapters rank, alpha, targets and norms. Reads headers, and little more.
+    """
+    from modelwright.cli._inspect import run_inspect
+
+    run_inspect(model, tensors=tensors, json=json)
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
     plugin: Plugin = [],  # noqa: B006

@@ -1,5 +1,11 @@
 """The engine: runs plans, writes outputs that are whole or absent, and says what it did."""
 
+from modelwright.engine._contrast import (
+    MOST_SPECTRUM as MOST_SPECTRUM,
+    Contrast as Contrast,
+    Meeting as Meeting,
+    contrast as contrast,
+)
 from modelwright.engine._identity import method_source as method_source
 from modelwright.engine._lazy import lazy as lazy
 from modelwright.engine._run import (
