@@ -2,6 +2,7 @@
 
 from modelwright.checkpoint._adapter import adapter_scales as adapter_scales
 from modelwright.checkpoint._checkpoint import Checkpoint as Checkpoint, Part as Part
+from modelwright.checkpoint._files import from_pieces as from_pieces, pieces as pieces
 from modelwright.checkpoint._fsspec import Stamp as Stamp, is_url as is_url, plain_path as plain_path
 from modelwright.checkpoint._gguf import quantisation_error as quantisation_error
 from modelwright.checkpoint._gguf_output import write_gguf as write_gguf

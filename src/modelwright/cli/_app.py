@@ -35,6 +35,11 @@ MethodName = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random methods.  [default: 0]")]
 Threads = Annotated[int, typer.Option("--threads", "-j", min=0, help="Threads that work; 0 for all cores.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output made by modelwright.")]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Discard what an interrupted run left, instead of going on with it.")
+]
+ShardSize = Annotated[str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")]
 Inputs = Annotated[
     list[str], typer.Argument(metavar="RECIPE | MODEL..", help="A recipe file, or models with --method.")
 ]
@@ -101,10 +106,8 @@ def merge(
     method: MethodName = None,
     base: Base = None,
     sets: Set = [],  # noqa: B006
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made by modelwright.")] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Discard what an interrupted merge left, instead of going on with it.")
-    ] = False,
+    overwrite: Overwrite = False,
+    restart: Restart = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity in the inputs pass, and say where they are.")
     ] = False,
@@ -115,9 +118,7 @@ def merge(
     address: Annotated[
         str | None, typer.Option("--address", help="With --engine ray: a running cluster, or auto.")
     ] = None,
-    shard_size: Annotated[
-        str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")
-    ] = "5GB",
+    shard_size: ShardSize = "5GB",
     staging: Annotated[
         Path | None, typer.Option("--staging", help="Where an output behind a URL is made before it is uploaded.")
     ] = None,
@@ -359,6 +360,45 @@ def inspect(
     from modelwright.cli._inspect import run_inspect
 
     run_inspect(model, tensors=tensors, json=json)
+
+
+@app.command()
+def convert(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL | PART..", help="A model, or folders and files that are the parts of one."),
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Format of the weights: float32, float16, bfloat16 or float64.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers", metavar="A-B,..", help="Which layers in which order, from 0, ends included: 0-15,8-23."
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str],
+        typer.Option("--rename", metavar="PATTERN=NAME", help="Rename tensors; each * is carried over; repeatable."),
+    ] = [],  # noqa: B006
+    shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model in another form.
+
+    As safetensors, in another format, in other shards, with other layers or other names; streamed, checked and resumable like a
+    merge.
+    """
+    from modelwright.cli._convert import run_convert
+    from modelwright.cli._merge import size_of
+
+    options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
+    run_convert(inputs, out, {"dtype": dtype, "layers": layers}, rename, options, json=json, quiet=quiet)
 
 
 @app.command()

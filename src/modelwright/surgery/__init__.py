@@ -1,5 +1,6 @@
 """Looking into models and cutting them: how they differ, what they hold."""
 
+from modelwright.surgery._convert import convert as convert
 from modelwright.surgery._diff import (
     Difference as Difference,
     Figures as Figures,
