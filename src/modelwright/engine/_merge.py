@@ -196,7 +196,7 @@ class Merge:
         self, index: int, tensor: PlannedTensor, todo: Sequence[int], output: Output, journal: Listener | None
     ) -> Program:
         note = partial(self.note, index, tensor, journal)
-        sources = Sources(self.plan, tensor)
+        sources = Sources(self.plan.refs(tensor))
         plain = tensor.action != "merge" and all(dtype == tensor.dtype.numpy for dtype in sources.dtypes)
         if plain and sources.streamed:
             yield [partial(self._copy, tensor, sources, number, output, note) for number in todo]
@@ -326,7 +326,7 @@ class Merge:
         return sum(needs[:threads]) + (_COMPILER if self._fused else 0)
 
     def _work_bytes(self, tensor: PlannedTensor) -> int:
-        sources = Sources(self.plan, tensor)
+        sources = Sources(self.plan.refs(tensor))
         count = len(sources.refs)
         lowered = self._lowered(tensor)
         if sources.streamed and (tensor.action != "merge" or lowered is not None):
@@ -342,7 +342,7 @@ class Merge:
 
     def _lowered(self, tensor: PlannedTensor) -> Lowered | None:
         """The tensor's merge for the kernels, or None."""
-        refs = [self.plan.models[source.model][source.name] for source in tensor.sources]
+        refs = self.plan.refs(tensor)
         # float8 with scales is read as a whole, and comes as float32
         plain = all(ref.dtype.name in _CODES or (ref.fill is None and ref.dtype.itemsize == 1) for ref in refs)
         if not self._fused or not plain or tensor.dtype.name not in _CODES:
@@ -363,7 +363,7 @@ class Merge:
         for tensor in self.merged:
             if tensor.size == 0:
                 continue
-            lowered, sources = self._lowered(tensor), Sources(self.plan, tensor)
+            lowered, sources = self._lowered(tensor), Sources(self.plan.refs(tensor))
             if lowered is None or not sources.streamed or any(dtype.name not in _CODES for dtype in sources.dtypes):
                 return []
             from modelwright.engine._fused import Fused
