@@ -99,7 +99,7 @@ def test_files(said: Any, here: Path) -> None:
     document = json.loads(Path("a.json").read_text(encoding="utf-8"))
     assert (document["id"], document["seeds"], document["budget"]) == ("mine", [0, 1], "full")
     share = document["figures"]["share"]
-    assert (share.pop("what"), share.pop("unit")) == ("share", "%")
+    assert (share.pop("what"), share.pop("unit"), share.pop("single")) == ("share", "%", False)
     assert share == pytest.approx({"value": 0.55, "low": 0.45, "high": 0.65})
     html = Path("a.html").read_text(encoding="utf-8")
     assert "It falls &lt;b&gt;" in html

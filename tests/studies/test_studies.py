@@ -352,7 +352,10 @@ def test_one_entry_more_than_the_signal_is_the_noise_of_the_plan() -> None:
     from modelwright.studies._ties_merging import GENERATED
     from modelwright.studies._vectors import vectors
 
-    made = vectors(np.random.default_rng((0, 30)))
     exact, more = (GENERATED[name] for name in ("TIES, density 0.05", "TIES, density 0.05 and one entry"))
-    assert made.off_support(made.merged(exact[0], **exact[1])) == 0
-    assert made.off_support(made.merged(more[0], **more[1])) == pytest.approx(0.004, abs=0.0006)
+    noise: list[float] = []
+    for seed in range(5):
+        made = vectors(np.random.default_rng((seed, 30)))
+        assert made.off_support(made.merged(exact[0], **exact[1])) == 0
+        noise.append(made.off_support(made.merged(more[0], **more[1])))
+    assert np.mean(noise) == pytest.approx(0.004, abs=0.0005)

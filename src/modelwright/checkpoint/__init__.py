@@ -1,6 +1,8 @@
 """Checkpoints: readers, the sharded writer, the Hub, object stores."""
 
+from modelwright.checkpoint._adapter import adapter_scales as adapter_scales
 from modelwright.checkpoint._checkpoint import Checkpoint as Checkpoint, Part as Part
+from modelwright.checkpoint._files import from_pieces as from_pieces, pieces as pieces
 from modelwright.checkpoint._fsspec import (
     Stamp as Stamp,
     is_inside as is_inside,

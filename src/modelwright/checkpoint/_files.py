@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -153,6 +153,46 @@ def from_file(path: Path, label: str, folder: Folder | None = None) -> Checkpoin
     folder = folder or Folder(path.parent)
     weights = Weights(_gguf_files(folder, path))
     return _checkpoint(_read(folder, weights, {}, label), label, path, folder.url, (Part(),))
+
+
+def pieces(folder: Path) -> list[Path]:
+    """Every weight file directly in a folder but those that trainers leave beside; torch's only where there are no safetensors."""
+    names = [name for name in Folder(folder).names(folder) if not name.startswith(_STATE)]
+    for suffixes in ((".safetensors",), TORCH_SUFFIXES):
+        found = [folder / name for name in names if Path(name).suffix in suffixes]
+        if found:
+            return found
+    return []
+
+
+def from_pieces(places: Sequence[Path], label: str) -> Checkpoint:
+    """One model whose weight files lie in several places: folders, of which all weight files count, and files.
+
+    Raises:
+        InputError: A place has no weights, a tensor is in two files, or one that an index names is in none.
+    """
+    files: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
+    for place in places:
+        found = pieces(place) if place.is_dir() else [place]
+        if not found:
+            raise InputError(f"{place} holds no weights", f"Known: {listing(WEIGHT_SUFFIXES)}.")
+        files |= dict.fromkeys(found)
+        folders[place if place.is_dir() else place.parent] = None
+    home = next((folder for folder in folders if (folder / "config.json").is_file()), next(iter(folders)))
+    config = read_json(home / "config.json")
+    table: dict[str, str] = {}
+    for folder in folders if any(place.is_dir() for place in places) else ():
+        for index in sorted(folder.glob(f"*{next(iter(files)).suffix}.index.json")):
+            listed = load_json(index, strict=True)
+            names = listed.get("weight_map") if is_table(listed) else None
+            table |= {name: str(file) for name, file in names.items()} if is_table(names) else {}
+    contents = _read(Folder(home), Weights(tuple(files), table=table or None), config or {}, label)
+    part = Part(config=without_quantization(config) if contents.consumed else config)
+    return Checkpoint(
+        contents.tensors, label=label, path=home, parts=(part,), metadata=contents.metadata, notes=tuple(contents.notes),
+        consumed=contents.consumed, beneath=tuple(folder for folder in folders if folder != home),
+    )  # fmt: skip
 
 
 def _checkpoint(contents: _Contents, label: str, path: Path, url: str | None, parts: tuple[Part, ...]) -> Checkpoint:

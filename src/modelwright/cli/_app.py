@@ -35,6 +35,11 @@ MethodName = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random methods.  [default: 0]")]
 Threads = Annotated[int, typer.Option("--threads", "-j", min=0, help="Threads that work; 0 for all cores.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output made by modelwright.")]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Discard what an interrupted run left, instead of going on with it.")
+]
+ShardSize = Annotated[str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")]
 Inputs = Annotated[
     list[str], typer.Argument(metavar="RECIPE | MODEL..", help="A recipe file, or models with --method.")
 ]
@@ -101,10 +106,8 @@ def merge(
     method: MethodName = None,
     base: Base = None,
     sets: Set = [],  # noqa: B006
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made by modelwright.")] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Discard what an interrupted merge left, instead of going on with it.")
-    ] = False,
+    overwrite: Overwrite = False,
+    restart: Restart = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity in the inputs pass, and say where they are.")
     ] = False,
@@ -115,9 +118,7 @@ def merge(
     address: Annotated[
         str | None, typer.Option("--address", help="With --engine ray: a running cluster, or auto.")
     ] = None,
-    shard_size: Annotated[
-        str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")
-    ] = "5GB",
+    shard_size: ShardSize = "5GB",
     staging: Annotated[
         Path | None, typer.Option("--staging", help="Where an output behind a URL is made before it is uploaded.")
     ] = None,
@@ -373,6 +374,97 @@ def compare(
         asking,
     )
     run_compare(inputs, options, json=json, quiet=quiet)
+
+
+@app.command()
+def diff(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A [B..]", help="Models; without --base the first is what the others are compared with."
+        ),
+    ],
+    base: Base = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Only so many rows, those of the largest relative norm first.")
+    ] = None,
+    spectrum: Annotated[
+        bool,
+        typer.Option("--spectrum/--no-spectrum", help="Ranks of matrices; without them it is a matter of reading."),
+    ] = True,
+    threads: Threads = 0,
+    json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all figures; - for stdout.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page of heat maps that opens offline.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Show how models differ from a base and each other.
+
+    Of the whole, of each layer and of each kind of tensor: relative norms, zeros and ranks of task vectors, cosines and sign
+    conflicts between them.
+    """
+    from modelwright.cli._diff import Showing, run_diff
+
+    run_diff(models, base, Showing(tensors, top, json, html, quiet), spectra=spectrum, threads=threads)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, file, Hub id, URL, adapter, or model+adapter.")
+    ],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what a model is and what it was made from.
+
+    Parameters by layer and kind, shapes, formats, tied weights, vocabulary, licence, and the lineage that manifests tell; of
+    adapters rank, alpha, targets and norms. Reads headers, and little more.
+    """
+    from modelwright.cli._inspect import run_inspect
+
+    run_inspect(model, tensors=tensors, json=json)
+
+
+@app.command()
+def convert(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL | PART..", help="A model, or folders and files that are the parts of one."),
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Format of the weights: float32, float16, bfloat16 or float64.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers", metavar="A-B,..", help="Which layers in which order, from 0, ends included: 0-15,8-23."
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str],
+        typer.Option("--rename", metavar="PATTERN=NAME", help="Rename tensors; each * is carried over; repeatable."),
+    ] = [],  # noqa: B006
+    shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model in another form.
+
+    As safetensors, in another format, in other shards, with other layers or other names; streamed, checked and resumable like a
+    merge.
+    """
+    from modelwright.cli._convert import run_convert
+    from modelwright.cli._merge import size_of
+
+    options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
+    run_convert(inputs, out, {"dtype": dtype, "layers": layers}, rename, options, json=json, quiet=quiet)
 
 
 @app.command()

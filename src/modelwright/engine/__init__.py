@@ -1,6 +1,12 @@
 """The engine: runs plans, writes outputs that are whole or absent, and says what it did."""
 
 from modelwright.engine._card import rewrite_card as rewrite_card
+from modelwright.engine._contrast import (
+    MOST_SPECTRUM as MOST_SPECTRUM,
+    Contrast as Contrast,
+    Meeting as Meeting,
+    contrast as contrast,
+)
 from modelwright.engine._folder import settled as settled
 from modelwright.engine._gguf import execute_gguf as execute_gguf
 from modelwright.engine._identity import method_source as method_source

@@ -122,6 +122,18 @@ class Lowered:
     gram_of_deltas: bool = False
     coefficients: Callable[[Gram], Coefficients] | None = None
 
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read: once to merge, and once for each statistic; samples do not count."""
+        ranked = any(isinstance(keep, Ranks) for keep in self.keep)
+        measured = self.rescale in ("l1", "l2") and any(keep is not None for keep in self.keep)
+        return 1 + ranked + self.by_rank + measured + bool(self.gram) + (self.zero_sign is None)
+
+    @property
+    def by_rank(self) -> bool:
+        """Whether entries are dropped by their rank in a row."""
+        return any(isinstance(keep, RankDrop) for keep in self.keep)
+
 
 @dataclass(frozen=True)
 class Shape:

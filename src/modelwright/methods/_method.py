@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from modelwright.errors import InputError, Problem, RunError, did_you_mean
-from modelwright.methods._lowered import Lower
+from modelwright.methods._lowered import Lower, Shape
 from modelwright.tensors import Array, NoiseKey, all_finite, is_numpy, namespace, narrow, widen
 
 P = ParamSpec("P")
@@ -214,6 +214,27 @@ class Method:
     def spans(self) -> dict[str, Span]:
         """The parameters that are worth tuning, and where."""
         return {name: parameter.span for name, parameter in self.fields.items() if parameter.span is not None}
+
+    def cost(self, semantics: str) -> tuple[int, float | None]:
+        """What merging a large matrix costs.
+
+        Args:
+            semantics: Whose defaults. Parameters that are worth tuning stand in the middle of where they are, as at its end (a
+                density of 1) a method often has nothing to do.
+
+        Returns:
+            How often the inputs are read, and bytes of memory for each element of the largest tensor, beside its inputs as they
+            are stored; None where blocks are enough, so that memory does not depend on the model.
+        """
+        count = min(max(2, self.models[0]), self.models[1] or 3)
+        required = {n: (1.0 if p.per_model else 0.5) for n, p in self.fields.items() if p.required}
+        chosen = required | self.defaults(semantics) | {name: span.at(0.5) for name, span in self.spans.items()}
+        values = {name: (value,) * count if self.fields[name].per_model else value for name, value in chosen.items()}
+        shape = Shape(1 << 20, 1 << 24, 2, 1 << 10, count, self.base != "ignored")
+        lowered = self.lower(values, shape) if self.lower is not None else None
+        if lowered is not None or self.copies(values):
+            return lowered.passes if lowered is not None else 1, None
+        return 1 + len(self.rounds(values)), max(4.0 * (2 * count + 3), self.workspace(count))
 
     def run(
         self,

@@ -10,4 +10,5 @@ from modelwright.recipe._plan import Input as Input, Plan as Plan, PlannedTensor
 from modelwright.recipe._resolve import resolve as resolve
 from modelwright.recipe._schema import Recipe as Recipe, parse as parse, problems as problems
 from modelwright.recipe._sidefiles import SIDE_SUFFIXES as SIDE_SUFFIXES, licence as licence
+from modelwright.recipe._tokenizers import fingerprint as fingerprint, vocabulary_size as vocabulary_size
 from modelwright.recipe._yaml import Lines as Lines, load as load

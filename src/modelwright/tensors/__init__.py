@@ -9,7 +9,13 @@ from modelwright.tensors._arrays import (
     to_numpy as to_numpy,
     widen as widen,
 )
-from modelwright.tensors._dtypes import DTYPES as DTYPES, DType as DType, dtype as dtype, promote as promote
+from modelwright.tensors._dtypes import (
+    DTYPES as DTYPES,
+    OUTPUT_NAMES as OUTPUT_NAMES,
+    DType as DType,
+    dtype as dtype,
+    promote as promote,
+)
 from modelwright.tensors._geometry import (
     absolute_sum as absolute_sum,
     dot as dot,
@@ -25,3 +31,4 @@ from modelwright.tensors._order import (
     keep_above as keep_above,
     keep_ranks as keep_ranks,
 )
+from modelwright.tensors._spectrum import EXACT as EXACT, Spectrum as Spectrum, spectrum as spectrum

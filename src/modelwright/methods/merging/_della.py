@@ -211,6 +211,8 @@ def _lower(elect: Literal["sum"] | None) -> Callable[[Mapping[str, Any], Shape],
                 keep.append(None)
             elif density <= 0:
                 keep.append(Ranks(0, 0))
+            elif density + epsilon > 1 - 2**-32:
+                return None  # what 32 random bits do not tell from 1
             else:
                 keep.append(RankDrop(density, epsilon, shape.row))
         thinned = any(isinstance(one, RankDrop) for one in keep)
