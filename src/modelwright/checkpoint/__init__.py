@@ -4,7 +4,7 @@ from modelwright.checkpoint._checkpoint import Checkpoint as Checkpoint, Part as
 from modelwright.checkpoint._fsspec import Stamp as Stamp, is_url as is_url, plain_path as plain_path
 from modelwright.checkpoint._gguf import quantisation_error as quantisation_error
 from modelwright.checkpoint._gguf_output import write_gguf as write_gguf
-from modelwright.checkpoint._hub_output import HubRepo as HubRepo, HubState as HubState
+from modelwright.checkpoint._hub_output import HubFile as HubFile, HubRepo as HubRepo, HubState as HubState
 from modelwright.checkpoint._open import open as open
 from modelwright.checkpoint._refs import (
     FileSpan as FileSpan,

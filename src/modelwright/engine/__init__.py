@@ -1,7 +1,6 @@
 """The engine: runs plans, writes outputs that are whole or absent, and says what it did."""
 
 from modelwright.engine._card import rewrite_card as rewrite_card
-from modelwright.engine._folder import settled as settled
 from modelwright.engine._identity import method_source as method_source
 from modelwright.engine._lazy import lazy as lazy
 from modelwright.engine._licences import LICENCES as LICENCES, Verdict as Verdict, verdict as verdict
@@ -9,7 +8,7 @@ from modelwright.engine._lineage import lineage as lineage, provenance as proven
 from modelwright.engine._push import (
     Push as Push,
     Sent as Sent,
-    check_finished as check_finished,
+    finished as finished,
     prepare_push as prepare_push,
 )
 from modelwright.engine._run import (
