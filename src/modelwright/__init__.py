@@ -36,17 +36,25 @@ if TYPE_CHECKING:
     )
     from modelwright.methods import METHODS as METHODS, Method as Method
     from modelwright.studies import study as study
+    from modelwright.surgery import (
+        Difference as Difference,
+        Inspection as Inspection,
+        convert as convert,
+        diff as diff,
+        inspect as inspect,
+    )
 
 _HOMES = {
-    "Checkpoint": "checkpoint", "Comparison": "evaluate", "InputError": "errors", "Items": "evaluate", "Job": "api",
+    "Checkpoint": "checkpoint", "Comparison": "evaluate", "Difference": "surgery", "InputError": "errors", "Inspection": "surgery", "Items": "evaluate", "Job": "api",
     "METHODS": "methods", "Method": "methods", "Records": "evaluate", "RunError": "errors", "Task": "evaluate",
-    "TensorRef": "checkpoint", "card": "api", "compare": "evaluate", "eval": "evaluate", "merge": "api", "open": "api", "push": "api", "registry": "api",
+    "TensorRef": "checkpoint", "card": "api", "compare": "evaluate", "convert": "surgery", "diff": "surgery", "eval": "evaluate", "inspect": "surgery",
+    "merge": "api", "open": "api", "push": "api", "registry": "api",
     "study": "studies", "task": "evaluate", "verify": "api",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022
     "open", "merge", "verify", "card", "push", "registry", "study", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "eval", "compare",
-    "task", "Task", "Items", "Records", "Comparison", "InputError", "RunError",
+    "task", "Task", "Items", "Records", "Comparison", "diff", "Difference", "inspect", "Inspection", "convert", "InputError", "RunError",
 ]  # fmt: skip
 
 

@@ -150,6 +150,35 @@ def test_changed_since(here: Path, said: Any) -> None:
     assert said(*EVAL, "--restart")[0] == 0
 
 
+def test_what_may_have_changed_is_said(here: Path, said: Any) -> None:
+    """A function that refers to an object, whose answers are gone on with."""
+    Path("models.py").write_text(MODELS + "\nclass Model: pass\nmodel = Model()\ndef mine():\n    return lambda x: "
+                                 "np.full((len(x), 2), 0.5 + 0 * (model is None))\n")  # fmt: skip
+    command = ("eval", "models.py:mine", "--task", "size.csv", "-o", "records")
+    assert said(*command)[2] == ""
+    code, _, err = said(*command)
+    assert code == 0
+    assert err == (
+        "'mine' on 'size': 60 answers are those of an earlier run, and whether 'model' has changed since cannot be told. "
+        "To ask again: --restart, or restart=True.\n"
+    )
+    assert said(*command, "--quiet") == (0, "", "")
+    assert said(*command, "--restart")[2] == ""
+
+
+def test_many_tasks_are_the_rows(here: Path, said: Any) -> None:
+    tasks: list[str] = []
+    for i in range(8):
+        Path(f"t{i}.yml").write_text("data: size.csv\n")
+        tasks += ["--task", f"t{i}.yml"]
+    code, out, _ = said(*EVAL[:3], *tasks, "-o", "records")
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["task", "metric", "items", "half", "sure"]
+    assert lines[1] == ["t0", "accuracy", "%", "60", "16.67", "100.00"]
+    assert "test items: 480 of 8 tasks" in out
+
+
 def slow(*more: str) -> subprocess.Popen[str]:
     command = [MW, "eval", "models.py:half", "--task", "size.csv", "-o", "records", "--batch", "2", *more]
     environment = os.environ | {"PAUSE": "0.05"}

@@ -73,6 +73,33 @@ def test_same_bytes_for_any_hash_seed(here: Path) -> None:
     assert results[0] == results[1] == results[2]
 
 
+EVERY = """
+import sys, modelwright as mw
+for name, method in sorted(mw.METHODS.items()):
+    most = method.models[1] or 3
+    base = None if method.base == "ignored" else "base"
+    models = ["a", "b", "c"][:most]
+    given = {"t": 0.3} if "t" in method.fields else {}
+    merged = mw.merge(models, base=base, method=name, seed=5, **given)
+    merged.save(f"{sys.argv[1]}/{name}", threads=int(sys.argv[2]), kernels=sys.argv[3])
+"""
+
+
+def test_every_method_gives_the_same_bytes_in_any_process(here: Path) -> None:
+    """With its defaults, for any hash seed, any number of threads, with and without kernels."""
+    found = []
+    for out, threads, kernels, seed in (
+        ("x", "1", "never", "0"),
+        ("y", "2", "always", "1"),
+        ("z", "8", "always", "12345"),
+    ):
+        command = [sys.executable, "-c", EVERY, out, threads, kernels]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+        found.append({name: tiny.contents(here / out / name) for name in mw.METHODS})
+    assert found[0] == found[1] == found[2]
+    assert all("model.safetensors" in contents for contents in found[0].values())
+
+
 def test_same_bytes_from_another_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = merge(RECIPES["linear"], "one")
     (here / "elsewhere").mkdir()

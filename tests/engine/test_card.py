@@ -167,7 +167,9 @@ def test_adapters_bring_their_licences(here: Path) -> None:
 # --- strangers -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("matter", ["[" * 60_000, "a: &a [*a]", "license: {x: y}", "!!python/object:os.system x", "- 1"])
+@pytest.mark.parametrize(
+    "matter", ["[" * 60_000, "a: &a [*a]", "license: {x: y}", "!!python/object:os.system x", "- 1"]
+)
 def test_odd_front_matter_is_no_licence(matter: str, here: Path) -> None:
     Path("a/README.md").write_text(f"---\n{matter}\n---\n", encoding="utf-8")
     average("out", "a", "b")
@@ -199,7 +201,9 @@ def test_lineage_is_cut_where_it_has_no_end(here: Path) -> None:
     assert len(lineage(Path("b"))["inputs"]) == 1000
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"made_by": 3}', '{"made_by": {"modelwright": 1}, "inputs": {"a": 1}}', "\xff"])
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"made_by": 3}', '{"made_by": {"modelwright": 1}, "inputs": {"a": 1}}', "\xff"]
+)
 def test_other_manifests_say_nothing(content: str, here: Path) -> None:
     Path("a/manifest.json").write_text(content, encoding="latin-1")
     assert lineage(Path("a")) == {}
@@ -234,7 +238,9 @@ def test_an_edited_card_is_not_written_over(here: Path) -> None:
     average("out", "a", "b")
     with Path("out/README.md").open("a") as file:
         file.write("## Intended use\nMine.\n")
-    with pytest.raises(mw.InputError, match=r"README.md' was changed since modelwright wrote it\. Take it as it is with --keep"):
+    with pytest.raises(
+        mw.InputError, match=r"README.md' was changed since modelwright wrote it\. Take it as it is with --keep"
+    ):
         mw.card("out")
     assert mw.verify("out").problems != ()
     mw.card("out", keep=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_upload_standin import TOKEN, Commit, Hub, Repo, serve
 
 import modelwright as mw
 import tiny_folders as tiny
+from hub_upload_standin import TOKEN, Commit, Hub, Repo, serve
 from modelwright.checkpoint import _hub_output
 
 NAMES = {"README.md", "config.json", "manifest.json", "model.safetensors", "recipe.yml"}
@@ -164,13 +164,16 @@ def test_overwriting_has_to_be_asked_for(hub: Hub, here: Path) -> None:
     assert len(hub.repos["org/merged"].branches["main"]) == 2
     done = pushed("other", overwrite=True)
     assert done.deleted == ("model.safetensors",)
-    assert set(hub.repos["org/merged"].files) == {".gitattributes"} | {
-        path.name for path in Path("other").iterdir()
-    }
+    assert set(hub.repos["org/merged"].files) == {".gitattributes"} | {path.name for path in Path("other").iterdir()}
 
 
 def test_what_others_put_there_stays(hub: Hub, here: Path) -> None:
-    files = {"picture.png": b"x", "model-00001-of-00009.safetensors": b"old", "lora.safetensors": b"mine", "README.md": b"mine"}
+    files = {
+        "picture.png": b"x",
+        "model-00001-of-00009.safetensors": b"old",
+        "lora.safetensors": b"mine",
+        "README.md": b"mine",
+    }
     hub.repos["org/merged"] = Repo(branches={"main": [Commit(files)]})
     found = pushed(dry_run=True)
     assert found.deleted == ("model-00001-of-00009.safetensors",)
@@ -251,12 +254,16 @@ def test_names_that_cannot_be_pushed_to(repo: str, message: str, hub: Hub, here:
 
 
 def test_a_commit_is_no_branch(hub: Hub, here: Path) -> None:
-    assert refused(branch="0" * 40).endswith("is no branch, and commits go to branches. Name a branch; it is made if need be.")
+    assert refused(branch="0" * 40).endswith(
+        "is no branch, and commits go to branches. Name a branch; it is made if need be."
+    )
 
 
 def test_private_says_nothing_about_what_is_public(hub: Hub, here: Path) -> None:
     hub.repos["org/merged"] = Repo()
-    assert refused(private=True).startswith("'org/merged' exists and is public, and --private (private=True) is for one")
+    assert refused(private=True).startswith(
+        "'org/merged' exists and is public, and --private (private=True) is for one"
+    )
     hub.repos["org/merged"].private = True
     assert pushed(private=True).private
 
@@ -329,7 +336,9 @@ def test_the_token_goes_to_the_hub_alone_and_into_no_text(
         assert TOKEN.encode() not in content
 
 
-def test_a_repository_that_cannot_be_found_after_it_was_made(hub: Hub, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_that_cannot_be_found_after_it_was_made(
+    hub: Hub, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_hub_output.HubRepo, "state", lambda self: None)
     with pytest.raises(mw.RunError, match="'org/merged' was made on the Hub, and cannot be found there"):
         pushed()

@@ -5,6 +5,7 @@ Nothing here names a method, so a new one joins the suite by being registered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -12,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import numpy as np
 import pytest
 
+from modelwright.errors import InputError
 from modelwright.methods import METHODS, Method, Parameter
 from modelwright.tensors import NoiseKey
 
@@ -36,8 +38,13 @@ def is_number(parameter: Parameter) -> bool:
     return set(parts(parameter.field.annotation)) <= {float, int}
 
 
+def is_whole(parameter: Parameter) -> bool:
+    """Whether it has no value but whole numbers."""
+    return set(parts(parameter.field.annotation)) == {int}
+
+
 def options(parameter: Parameter) -> list[Any]:
-    """Every value of an option; for a number that may be absent, a number that no float format rounds."""
+    """Every value of an option; for a number that may be absent, one that no float format rounds."""
     found: list[Any] = []
     for part in parts(parameter.field.annotation):
         if part is bool:
@@ -46,6 +53,8 @@ def options(parameter: Parameter) -> list[Any]:
             found += get_args(part)
         elif part is float:
             found.append(0.625)
+        elif part is int:
+            found.append(2)
         elif part is type(None):
             found.append(None)
     return found
@@ -70,13 +79,28 @@ def number(parameter: Parameter, rng: np.random.Generator) -> float:
     """A number from the lower half of the range, so that shares of several parameters still fit together."""
     low, _, high, _ = bounds(parameter)
     low = 0.1 if low is None else low
+    if is_whole(parameter):
+        low = math.ceil(low)
+        return int(rng.integers(low, low + 2 if high is None else int(high), endpoint=True))
     high = low + 1 if high is None else high
     return float(rng.uniform(low + 0.1 * (high - low), low + 0.5 * (high - low)))
 
 
 def draw(method: Method, count: int, rng: np.random.Generator, chosen: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Parameters by recipe name: numbers drawn, one per model where each has its own; options default or chosen."""
-    chosen = chosen or {}
+    """Parameters by recipe name that go together: numbers drawn, per model where each has its own; options default or chosen."""
+    for _ in range(1000):
+        found = _drawn(method, count, rng, chosen or {})
+        if not count:  # too few for any method, which is what is tried
+            return found
+        try:
+            method.check(found)
+        except InputError:
+            continue
+        return found
+    raise AssertionError(f"{method.name}: no parameters that go together among a thousand")
+
+
+def _drawn(method: Method, count: int, rng: np.random.Generator, chosen: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, parameter in method.fields.items():
         if name in chosen or not is_number(parameter):
@@ -102,11 +126,13 @@ def described(chosen: dict[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in chosen.items()) or "defaults"
 
 
+#: Every method with each of its options.
 VARIANTS = [
     pytest.param(method, chosen, id=f"{name}-{described(chosen)}")
     for name, method in METHODS.items()
     for chosen in variants(method)
 ]
+SMOOTH = [entry for entry in VARIANTS if entry.values[0].differentiable]
 
 
 def count_of(method: Method, wanted: int = 3) -> int:

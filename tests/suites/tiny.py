@@ -57,6 +57,11 @@ class TinyFamily(Family):
     """What it was asked: (label, task) of each batch."""
 
     asked: list[tuple[str, int]]
+    heads: str = "none"
+
+    @property
+    def fingerprint(self) -> str:
+        return self.heads
 
     def system(self, weights: Checkpoint, label: str, *, device: str = "cpu") -> Predictor:
         arrays = weights.arrays()
@@ -75,7 +80,9 @@ class TinyFamily(Family):
 def _family(seed: int) -> TinyFamily:
     digits = load_digits()
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(digits.target))
+    order = np.random.default_rng(0).permutation(
+        len(digits.target)
+    )  # as in all suites, splits are the same for all seeds
     x, y = (digits.images[order] / 16).astype(np.float32), digits.target[order]
     ids = [f"digit-{i}" for i in order]
     parts = {"tune": slice(0, 600), "validation": slice(600, 900), "test": slice(900, 1300)}
@@ -104,6 +111,9 @@ def _family(seed: int) -> TinyFamily:
 
 class TinySuite:
     name = "tiny"
+
+    def fingerprint(self, budget: str) -> str:
+        return "tiny"
 
     def family(self, seed: int, *, cache: Path | None = None, device: str = "cpu", budget: str = "full") -> TinyFamily:
         return _family(seed)

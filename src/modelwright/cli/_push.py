@@ -51,7 +51,7 @@ def run_push(out: Path, repo: str, options: Mapping[str, Any], *, json: bool, qu
 def _verify(out: Path, threads: int, *, json: bool, quiet: bool) -> None:
     """As `mw verify`, silent where all is well."""
     settings = {"rerun": False, "folder": None, "threads": threads, "plugins": ()}
-    run_verify(out, settings, json=json, quiet=quiet, only_problems=True)
+    run_verify(str(out), settings, json=json, quiet=quiet, only_problems=True)
 
 
 def _show(ready: Push) -> None:

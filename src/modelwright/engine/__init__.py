@@ -1,6 +1,13 @@
 """The engine: runs plans, writes outputs that are whole or absent, and says what it did."""
 
 from modelwright.engine._card import rewrite_card as rewrite_card
+from modelwright.engine._contrast import (
+    MOST_SPECTRUM as MOST_SPECTRUM,
+    Contrast as Contrast,
+    Meeting as Meeting,
+    contrast as contrast,
+)
+from modelwright.engine._gguf import execute_gguf as execute_gguf
 from modelwright.engine._identity import method_source as method_source
 from modelwright.engine._lazy import lazy as lazy
 from modelwright.engine._licences import LICENCES as LICENCES, Verdict as Verdict, verdict as verdict
@@ -24,6 +31,7 @@ from modelwright.engine._run import (
 )
 from modelwright.engine._verify import (
     Verification as Verification,
+    available as available,
     read_manifest as read_manifest,
     verify as verify,
     verify_again as verify_again,

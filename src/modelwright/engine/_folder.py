@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from modelwright.checkpoint import MANIFEST, Checkpoint
+from modelwright.checkpoint import MANIFEST, Checkpoint, user_path
 from modelwright.engine._identity import first_difference
 from modelwright.engine._journal import NAME as JOURNAL, Journal, Past, read_journal
 from modelwright.engine._output import flush
@@ -141,7 +141,7 @@ def _old(out: Path) -> Path:
 
 def settled(out: str | Path) -> Path:
     """The output's path with `~` and links resolved, after an overwrite that was killed half-way is undone or ended."""
-    path = Path(out).expanduser()
+    path = user_path(out)
     if path.is_symlink() or path.name in ("", ".."):
         path = path.resolve()
     if not path.name:
@@ -206,6 +206,11 @@ def _remove_replaced(old: Path) -> None:
 def check_name(out: str) -> None:
     """Refuse an output that is named like a weight file."""
     suffix = next((suffix for suffix in _WEIGHTS if out.endswith(suffix)), "")
+    if suffix == ".gguf":
+        raise InputError(
+            f"the output is a folder, and '{out}' is named like a weight file",
+            "Add --gguf f16, bf16 or q8_0 (gguf=) for a single GGUF file.",
+        )
     if suffix:
         raise InputError(
             f"the output is a folder, and '{out}' is named like a weight file",
@@ -221,12 +226,24 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """
     if out.exists() and not overwrite:
         raise InputError(f"the output '{out}' exists", "Choose another folder, or pass --overwrite (overwrite=True).")
-    if out.exists() and not _was_made_here(out) and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _was_made_here(out) and not _is_empty(out):
         raise InputError(f"'{out}' was not made by modelwright, so it is not overwritten", "Remove it yourself first.")
     check_parents(out)
-    if overwrite and out.exists() and _old(out).exists() and (not _old(out).is_dir() or any(_old(out).iterdir())):
+    if (_old(out) / _REPLACED).exists():  # not by a dead one, which was set right before
+        raise InputError(f"another merge is just replacing '{out}'", "Wait for it, or choose another folder.")
+    if overwrite and out.exists() and _old(out).exists() and not _is_empty(_old(out)):
         raise InputError(f"'{_old(out)}' is in the way: an overwrite puts '{out}' there for a moment", "Move it away.")
     check_partial(partial_of(out))
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a folder has nothing in it, or has just gone."""
+    try:
+        return not any(path.iterdir())
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
 
 
 def check_parents(out: Path) -> None:
@@ -260,7 +277,7 @@ def is_ours(manifest: str) -> bool:
 
 def _left_behind(partial: Path) -> bool:
     """Whether a folder is what a killed merge leaves: marked, or not yet anything."""
-    return partial.is_dir() and ((partial / MARKER).exists() or not any(partial.iterdir()))
+    return (partial / MARKER).exists() or _is_empty(partial)
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -272,7 +289,8 @@ def check_disk(folder: Path, needed: int) -> None:
     parent = next(path for path in folder.absolute().parents if path.exists())
     free = shutil.disk_usage(parent).free
     if folder.is_dir():
-        free += sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+        with suppress(FileNotFoundError):  # another merge has just renamed it, or removed it
+            free += sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
     if free < needed + (1 << 20):
         raise InputError(
             f"the output needs {needed + (1 << 20):,} bytes, and '{parent}' has {free:,} free",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from modelwright.checkpoint import Quantised, quantised
 from modelwright.engine._lineage import provenance
 from modelwright.engine._merge import Findings
 from modelwright.engine._output import CHUNK
@@ -49,18 +50,27 @@ def add_file(manifest: dict[str, Any], name: str, content: bytes) -> None:
     manifest["files"] = dict(sorted({**files, name: entry}.items()))
 
 
-def audit_hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """BLAKE3 of whole files: slower than the chunks' hashes, and what nobody can forge.
+def audit_hash() -> Any:
+    """A BLAKE3 hash to be fed: slower than the chunks' hashes, and what nobody can forge.
 
     Raises:
         MissingExtraError: The package blake3 is not installed.
     """
     blake3 = _blake3()
-    return {name: blake3(max_threads=blake3.AUTO).update_mmap(folder / name).hexdigest() for name in names}
+    return blake3(max_threads=blake3.AUTO)
+
+
+def audited(path: Path) -> str:
+    """BLAKE3 of a whole file; read, not mapped, so that its pages do not count as this process's memory."""
+    digest = audit_hash()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(4 * CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def check_audit() -> None:
-    """Refuse early what `audit_hashes` would refuse late."""
+    """Refuse early what `audit_hash` would refuse late."""
     _blake3()
 
 
@@ -73,7 +83,12 @@ def _blake3() -> Any:
 
 
 def manifest_of(
-    plan: Plan, files: Mapping[str, Mapping[str, Any]], findings: Findings, notes: Sequence[str], run: Mapping[str, Any]
+    plan: Plan,
+    files: Mapping[str, Mapping[str, Any]],
+    findings: Findings,
+    lost: Mapping[str, Sequence[Quantised]],
+    notes: Sequence[str],
+    run: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The manifest. Everything but `run` is the same whenever the same merge is done again."""
     hashes = input_hashes(plan, findings)
@@ -85,7 +100,9 @@ def manifest_of(
         for (i, name), fate in plan.fates.items():
             if i == index:
                 fates.setdefault(fate, []).append(name)
-        told = {"model": model.label, "tensors_read": count, "xxh3_128": hashes[model.label]}
+        told: dict[str, Any] = {"model": model.label, "tensors_read": count, "xxh3_128": hashes[model.label]}
+        if found := lost.get(model.label):
+            told["quantised"] = {one.kind: {"tensors": one.tensors, "estimated_error": one.error} for one in found}
         inputs.append(told | provenance(model) | {"tensors": fates})
     return {
         "manifest_version": 1,
@@ -133,6 +150,27 @@ def input_hashes(plan: Plan, findings: Findings) -> dict[str, str]:
             digest = xxhash.xxh3_128_hexdigest("".join(parts).encode())
             lines[plan.models[source.model].label].add(f"{source.name} {digest}")
     return {label: xxhash.xxh3_128_hexdigest("\n".join(sorted(found)).encode()) for label, found in lines.items()}
+
+
+def losses(plan: Plan) -> dict[str, list[Quantised]]:
+    """Of each model that is quantised, by label, the types of the tensors that are read and what those have lost."""
+    read: dict[int, dict[str, None]] = {}
+    for tensor in plan.tensors:
+        for source in tensor.sources:
+            read.setdefault(source.model, {})[source.name] = None
+    found = {
+        plan.models[index].label: quantised(plan.models[index][name] for name in names) for index, names in read.items()
+    }
+    return {label: types for label, types in found.items() if types}
+
+
+def loss_notes(lost: Mapping[str, Sequence[Quantised]]) -> list[str]:
+    """The same for the user."""
+    notes: list[str] = []
+    for label, types in lost.items():
+        told = [f"{one.kind} {one.error:.2%}" if one.error is not None else f"{one.kind} unknown" for one in types]
+        notes.append(f"{label}: estimated relative error of quantising, before this merge: {', '.join(told)}")
+    return notes
 
 
 def _parameters(plan: Plan) -> dict[str, Any]:

@@ -73,4 +73,10 @@ from modelwright.evaluate._task import (
     Task as Task,
 )
 from modelwright.evaluate._weights import Weights as Weights, load_strictly as load_strictly
-from modelwright.evaluate.sources import KINDS as KINDS, Kind as Kind, Settings as Settings, task as task
+from modelwright.evaluate.sources import (
+    KINDS as KINDS,
+    Kind as Kind,
+    Settings as Settings,
+    task as task,
+    tasks as tasks,
+)

@@ -15,7 +15,7 @@ from modelwright.tensors.kernels._jit import kernel
 from modelwright.tensors.kernels._noise import drop
 
 #: How elements of a task vector are kept.
-ALL, RANKS, NOISE, NONE = 0, 1, 2, 3
+ALL, RANKS, NOISE, NONE, MASK = 0, 1, 2, 3, 4
 #: How signs are elected, and how entries that agree are joined.
 PLAIN, SUM, COUNT = 0, 1, 2
 ADD, MEAN, MAX = 0, 1, 2
@@ -129,6 +129,16 @@ def keep_ranks(x: Any, low: Any, high: Any, left: Any) -> None:
 
 
 @kernel
+def masked(x: Any, mask: Any, first: int) -> None:
+    """Zero the elements whose bit is not set; the first one's is bit 0 of byte `first` / 8."""
+    n = len(x)
+    for at in range(0, n, 8):
+        byte = mask[(first + at) >> 3]
+        for j in range(min(8, n - at)):
+            x[at + j] = x[at + j] if byte & np.uint8(1 << j) else np.float32(0)
+
+
+@kernel
 def _sign(value: Any, zero_sign: Any) -> Any:
     return np.float32(1) if value > 0 else np.float32(-1) if value < 0 else zero_sign
 
@@ -212,8 +222,8 @@ def kept_delta(raw: Any, codes: Any, i: int, at: int, base: Any, deltas: bool, k
         at: First element of the tile.
         base: The base's tile.
         deltas: Whether the base is subtracted.
-        keep: Of each model how (`ALL`, `RANKS`, `NOISE`, `NONE`), bounds as bits, ties left, noise keys, and the place
-            of the block in its noise segment.
+        keep: Of each model how (`ALL`, `RANKS`, `NOISE`, `NONE`, `MASK`), bounds as bits, ties left, noise keys, the place
+            of the block in its range, which is a noise segment, and a row of bits for the range.
         x: The tile to fill.
     """
     bad = widen_delta(raw[i], codes[i], at, base, x) if deltas else widen(raw[i], codes[i], at, x)
@@ -224,11 +234,13 @@ def kept_delta(raw: Any, codes: Any, i: int, at: int, base: Any, deltas: bool, k
 @kernel
 def apply_keep(i: int, at: int, keep: Any, x: Any) -> None:
     """Zero the entries of model i's tile that are not kept."""
-    mode, low, high, left, noise, first = keep
+    mode, low, high, left, noise, first, mask = keep
     if mode[i] == RANKS:
         keep_ranks(x, low[i], high[i], left[i])
     elif mode[i] == NOISE:
         drop(x, first + at, noise[i])
+    elif mode[i] == MASK:
+        masked(x, mask[i], first + at)
     elif mode[i] == NONE:
         fill(x, np.float32(0))
 
