@@ -311,5 +311,5 @@ def test_records_become_figures(here: Path) -> None:
     ]  # fmt: skip
     assert found[0]["figure"] == records.part("x", "out").figure
     assert found[0]["low"] < found[0]["figure"] < found[0]["high"]
-    with pytest.raises(mw.InputError, match="there are no records of 'ot'. Did you mean 'out'?"):
+    with pytest.raises(mw.InputError, match=r"there are no records of 'ot'\. Did you mean 'out'\?"):
         evaluations(records, "ot")

@@ -193,7 +193,7 @@ class HubRepo:
             if status == 403:
                 what = f"the token that is set may not write to '{self.id}' ({self._said(error)})"
                 raise InputError(what, f"Check the owner's name. {_LOGIN}") from None
-            if is_connection(error):
+            if any(isinstance(one, Exception) and is_connection(one) for one in (error, error.__cause__)):
                 raise InputError("the Hub cannot be reached", "Check the network and HF_ENDPOINT.") from None
             raise InputError(f"the Hub refuses '{self.id}': {self._said(error)}", "") from None
 

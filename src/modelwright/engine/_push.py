@@ -167,9 +167,8 @@ def _check_files(out: Path, manifest: Mapping[str, Any]) -> None:
     problems: list[Problem] = []
     root = Path(os.path.realpath(out))
     for name in manifest["files"]:
-        path = out / name
-        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if not inside or (path.exists() and not Path(os.path.realpath(path)).is_relative_to(root)):
+        path = out / name  # without .. in it, as `read_manifest` has seen to; but it may be a link
+        if path.exists() and not Path(os.path.realpath(path)).is_relative_to(root):
             problems.append(
                 Problem(f"the manifest names '{name}', which is not in '{out}'", "Do not push this folder.")
             )
