@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from modelwright.checkpoint import MANIFEST, HubFile, HubRepo, HubState
+from modelwright.checkpoint import MANIFEST, HubFile, HubRepo, HubState, is_url, user_path
 from modelwright.engine._card import card_text, verdict_of
 from modelwright.engine._folder import MARKER, is_ours, partial_of, settled
 from modelwright.engine._lineage import CARD
@@ -149,7 +149,10 @@ def finished(out: str | Path) -> Path:
     Raises:
         InputError: It is being made, or its merge was interrupted.
     """
-    path = Path(out).expanduser()
+    text = str(out)
+    if is_url(text) or is_url(text.replace(":/", "://", 1)):
+        raise InputError(f"'{out}' is behind a URL, and this is for folders on this machine", "Copy it here first.")
+    path = user_path(out)
     partial = path.name.endswith(".partial") and (path / MARKER).exists()
     if not partial:  # of which `settled` would take it for an output that is being put in its place
         path = settled(path)
