@@ -112,6 +112,24 @@ def serve() -> Iterator[Hub]:
         thread.join()
 
 
+def lead(monkeypatch: Any, hub: Hub, folder: Path) -> None:
+    """Lead this process to the stand-in, with caches in a folder: huggingface_hub reads its settings once."""
+    from huggingface_hub import constants, file_download, utils
+
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    settings = {
+        "ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(folder / "cache"),
+        "HUGGINGFACE_HUB_CACHE": str(folder / "cache"), "HF_TOKEN_PATH": str(folder / "no-token"), "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value, raising=False)
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    utils.disable_progress_bars()
+
+
 def environment(hub: Hub, folder: Path) -> dict[str, str]:
     """What leads a process to the stand-in, and keeps its caches in a folder."""
     return {

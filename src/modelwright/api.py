@@ -26,18 +26,17 @@ from modelwright.engine import (
     Verification,
     available,
     check_engine,
-    check_finished,
     check_inputs,
     check_out,
     destination,
     execute,
     execute_gguf,
+    finished,
     lazy,
     method_source,
     prepare_push,
     read_manifest,
     rewrite_card,
-    settled,
     verify as verify_files,
     verify_again,
 )
@@ -344,8 +343,7 @@ def card(
         )
     if (licence is None) != (not reason.strip()):
         raise InputError("a licence that is set by hand needs its reason, and a reason its licence", "Give both.")
-    out = settled(out)
-    check_finished(out)
+    out = finished(out)
     chosen = None if licence is None else (licence, reason.strip())
     rewrite_card(
         out, read_manifest(out), evaluations=evaluations, licence=chosen, keep=keep, overwrite=overwrite
@@ -389,8 +387,7 @@ def push(
             in, or the Hub refuses.
         RunError: Uploading failed.
     """
-    out = settled(out)
-    check_finished(out)
+    out = finished(out)
     if verify:
         found = verify_files(out, Options(**options))
         if found.problems:

@@ -187,7 +187,11 @@ def front_matter(folder: str) -> dict[str, Any]:
 def test_model_card(here: Path) -> None:
     merge(RECIPES["linear"], "out")
     # no base_model: the Hub refuses a card in which it is a path
-    assert front_matter("out") == {"tags": ["merge", "modelwright"], "library_name": "transformers"}
+    assert front_matter("out") == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["merge", "modelwright", "linear"],
+    }
     text = Path("out/README.md").read_text(encoding="utf-8")
     assert "# Linear (model soup): a merge of 2 checkpoints\n" in text
     assert "All 15 tensors were merged. Configuration and tokenizer come from `a`." in text
@@ -201,6 +205,7 @@ def test_model_card_names_models_of_the_hub(here: Path) -> None:
     models = [mw.open(cache, label="owner/name@main"), mw.open("b")]
     mw.merge(models, method="linear").save("out")
     assert front_matter("out")["base_model"] == ["owner/name"]
+    assert "owner/name@main, owner/name on the Hub, commit 0123" in Path("out/README.md").read_text(encoding="utf-8")
 
 
 def test_licences_agree_or_are_listed(here: Path) -> None:
@@ -210,7 +215,7 @@ def test_licences_agree_or_are_listed(here: Path) -> None:
     mw.merge(["x", "x"], method="linear").save("one")
     assert front_matter("one")["license"] == "apache-2.0"
     mw.merge(["x", "y"], method="linear").save("two")
-    assert "license" not in front_matter("two")
+    assert front_matter("two")["license"] == "apache-2.0"  # which takes in what mit asks for
     assert "- `x`: apache-2.0\n- `y`: mit\n" in Path("two/README.md").read_text()
 
 

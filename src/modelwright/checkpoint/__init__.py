@@ -16,7 +16,7 @@ from modelwright.checkpoint._gguf import (
     quantised as quantised,
 )
 from modelwright.checkpoint._gguf_output import write_gguf as write_gguf
-from modelwright.checkpoint._hub_output import HubRepo as HubRepo, HubState as HubState
+from modelwright.checkpoint._hub_output import HubFile as HubFile, HubRepo as HubRepo, HubState as HubState
 from modelwright.checkpoint._open import open as open
 from modelwright.checkpoint._refs import (
     FileSpan as FileSpan,

@@ -18,6 +18,8 @@ from typing import Any
 from modelwright.checkpoint._hub import is_connection, library
 from modelwright.errors import InputError, RunError
 
+#: Characters of what a library or the Hub says.
+_LONGEST = 500
 _LOGIN = "Log in with a token that may write: hf auth login, or set HF_TOKEN."
 
 
@@ -189,11 +191,11 @@ class HubRepo:
             if status == 401:
                 raise InputError("the Hub does not know the token that is set", _LOGIN) from None
             if status == 403:
-                what = f"the token that is set may not write to '{self.id}' ({self._first_line(error)})"
+                what = f"the token that is set may not write to '{self.id}' ({self._said(error)})"
                 raise InputError(what, f"Check the owner's name. {_LOGIN}") from None
-            if is_connection(error):
+            if any(isinstance(one, Exception) and is_connection(one) for one in (error, error.__cause__)):
                 raise InputError("the Hub cannot be reached", "Check the network and HF_ENDPOINT.") from None
-            raise InputError(f"the Hub refuses '{self.id}': {self._first_line(error)}", "") from None
+            raise InputError(f"the Hub refuses '{self.id}': {self._said(error)}", "") from None
 
     @contextmanager
     def _sending(self) -> Generator[None]:
@@ -210,15 +212,14 @@ class HubRepo:
             if "metadata in README.md" in str(error):
                 what = self._clean(" ".join(str(error).split()))
                 raise InputError(f"the Hub refuses the model card: {what}", "Mend README.md: mw card.") from None
-            raise RunError(f"Uploading failed: {self._first_line(error)}. {again}", resumable=True) from error
+            raise RunError(f"Uploading failed: {self._said(error)}. {again}", resumable=True) from error
 
-    def _first_line(self, error: BaseException) -> str:
+    def _said(self, error: BaseException) -> str:
         """What a library said, without the token, of an error and of what it came from."""
-        said = [self._clean(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__))]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Request ID" not in line]
+        said = self._clean(" ".join(lines)[:_LONGEST] or type(error).__name__).rstrip(".:")
         cause = error.__cause__
-        if cause is not None and _status(error) is None:
-            said.append(self._first_line(cause))
-        return ": ".join(text.strip().rstrip(".:") for text in said)
+        return said if cause is None or _status(error) is not None else f"{said}: {self._said(cause)}"
 
     def _clean(self, text: str) -> str:
         return text.replace(self._token, "***")
@@ -240,7 +241,7 @@ def _check_names(hub: Any, repo: str, branch: str) -> None:
 
 def _file(entry: Any) -> HubFile:
     lfs: Any = entry.lfs
-    sha256 = "" if lfs is None else str(lfs["sha256"] if isinstance(lfs, dict) else lfs.sha256)
+    sha256 = "" if lfs is None else str(lfs.sha256)
     return HubFile(int(entry.size or 0), sha256, str(entry.blob_id or ""))
 
 

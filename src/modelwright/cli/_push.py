@@ -13,7 +13,7 @@ import typer
 from modelwright.api import card
 from modelwright.cli._merge import size_text
 from modelwright.cli._verify import run_verify
-from modelwright.engine import Push, check_finished, prepare_push, settled
+from modelwright.engine import Push, finished, prepare_push
 from modelwright.errors import InputError, RunError, listing, printable
 
 _JSON_VERSION = 1
@@ -24,8 +24,7 @@ def run_push(out: Path, repo: str, options: Mapping[str, Any], *, json: bool, qu
 
     Exit code 3 where the output is not as its manifest says.
     """
-    out = settled(out)
-    check_finished(out)
+    out = finished(out)
     if options["verify"]:
         _verify(out, options["threads"], json=json, quiet=quiet)
     if json or quiet:

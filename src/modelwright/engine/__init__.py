@@ -7,7 +7,6 @@ from modelwright.engine._contrast import (
     Meeting as Meeting,
     contrast as contrast,
 )
-from modelwright.engine._folder import settled as settled
 from modelwright.engine._gguf import execute_gguf as execute_gguf
 from modelwright.engine._identity import method_source as method_source
 from modelwright.engine._lazy import lazy as lazy
@@ -16,7 +15,7 @@ from modelwright.engine._lineage import lineage as lineage, provenance as proven
 from modelwright.engine._push import (
     Push as Push,
     Sent as Sent,
-    check_finished as check_finished,
+    finished as finished,
     prepare_push as prepare_push,
 )
 from modelwright.engine._run import (

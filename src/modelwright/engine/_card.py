@@ -157,8 +157,8 @@ def _kind(folder: Path, config: Mapping[str, Any]) -> tuple[str, str, str]:
     names: Any = config.get("architectures")
     if not is_list(names) or not names:
         return "", "", ""
-    ends = (pair for end, pair in _TASKS.items() if str(names[0]).endswith(end))
-    return ("transformers", *next(ends, ("", "AutoModel")))
+    task, opener = next((known for end, known in _TASKS.items() if str(names[0]).endswith(end)), ("", "AutoModel"))
+    return "transformers", task, opener
 
 
 # --- sections --------------------------------------------------------------------------------------------------------

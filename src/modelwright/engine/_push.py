@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from modelwright.checkpoint import MANIFEST, HubRepo, HubState
+from modelwright.checkpoint import MANIFEST, HubFile, HubRepo, HubState, is_url, user_path
 from modelwright.engine._card import card_text, verdict_of
-from modelwright.engine._folder import MARKER, is_ours, partial_of
+from modelwright.engine._folder import MARKER, is_ours, partial_of, settled
 from modelwright.engine._lineage import CARD
 from modelwright.engine._manifest import add_file, manifest_json
 from modelwright.engine._verify import read_manifest
@@ -107,16 +107,15 @@ def prepare_push(out: Path, repo: str, *, branch: str = "main", private: bool = 
     """Look at an output and at the Hub; nothing is written.
 
     Args:
-        out: The output of a merge. Its files are not compared with their hashes here: `verify` does that.
+        out: The output of a merge, `finished`. Its files are not compared with their hashes here: `verify` does that.
         repo: `owner/name`, or the name of a repository of one's own.
         branch: Which branch; it is made if need be.
         private: If the repository has to be made, make it private.
 
     Raises:
-        InputError: The folder is no finished output, a file in its manifest is not to be sent, nobody is logged in, or the Hub
+        InputError: The folder is no output, a file in its manifest is not to be sent, nobody is logged in, or the Hub
             refuses.
     """
-    check_finished(out)
     manifest = read_manifest(out)
     _check_files(out, manifest)
     remote = HubRepo(repo, branch)
@@ -127,7 +126,7 @@ def prepare_push(out: Path, repo: str, *, branch: str = "main", private: bool = 
             "Make it private in its settings on the Hub first, or leave the option out.",
         )
     contents = _contents(out, manifest, remote.id)
-    there = state.files if state is not None else {}
+    there: Mapping[str, HubFile] = state.files if state is not None else {}
     files = tuple(Sent(name, _size(content), _fate(there, name, content)) for name, content in contents.items())
     return Push(
         repo=remote.id,
@@ -144,17 +143,26 @@ def prepare_push(out: Path, repo: str, *, branch: str = "main", private: bool = 
     )
 
 
-def check_finished(out: Path) -> None:
-    """Refuse an output that is being made, or whose merge was interrupted.
+def finished(out: str | Path) -> Path:
+    """The path of a finished output, after an overwrite that was killed half-way is undone or ended.
 
     Raises:
-        InputError: It is.
+        InputError: It is being made, or its merge was interrupted.
     """
-    if (out / MARKER).exists() or (not out.exists() and (partial_of(out) / MARKER).exists()):
+    text = str(out)
+    if is_url(text) or is_url(text.replace(":/", "://", 1)):
+        raise InputError(f"'{out}' is behind a URL, and this is for folders on this machine", "Copy it here first.")
+    path = user_path(out)
+    partial = path.name.endswith(".partial") and (path / MARKER).exists()
+    if not partial:  # of which `settled` would take it for an output that is being put in its place
+        path = settled(path)
+        partial = (path / MARKER).exists() or (not path.exists() and (partial_of(path) / MARKER).exists())
+    if partial:
         raise InputError(
-            f"'{out}' is not finished: its merge is going on, or was interrupted",
+            f"'{path}' is not finished: its merge is going on, or was interrupted",
             "Run the same mw merge again: it goes on where it was.",
         )
+    return path
 
 
 def _check_files(out: Path, manifest: Mapping[str, Any]) -> None:
@@ -162,9 +170,8 @@ def _check_files(out: Path, manifest: Mapping[str, Any]) -> None:
     problems: list[Problem] = []
     root = Path(os.path.realpath(out))
     for name in manifest["files"]:
-        path = out / name
-        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if not inside or (path.exists() and not Path(os.path.realpath(path)).is_relative_to(root)):
+        path = out / name  # without .. in it, as `read_manifest` has seen to; but it may be a link
+        if path.exists() and not Path(os.path.realpath(path)).is_relative_to(root):
             problems.append(
                 Problem(f"the manifest names '{name}', which is not in '{out}'", "Do not push this folder.")
             )
@@ -192,7 +199,7 @@ def _size(content: Path | bytes) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
-def _fate(there: Mapping[str, Any], name: str, content: Path | bytes) -> Fate:
+def _fate(there: Mapping[str, HubFile], name: str, content: Path | bytes) -> Fate:
     return "new" if name not in there else "same" if there[name].holds(content) else "changed"
 
 
