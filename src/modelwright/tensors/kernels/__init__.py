@@ -9,10 +9,12 @@ from modelwright.tensors.kernels._combine import (
     MEAN as MEAN,
     NOISE as NOISE,
     NONE as NONE,
+    PLANE as PLANE,
     PLAIN as PLAIN,
     RANKS as RANKS,
     SUM as SUM,
     combine as combine,
+    pack_mask as pack_mask,
 )
 from modelwright.tensors.kernels._contrast import contrast as contrast
 from modelwright.tensors.kernels._formats import BF16 as BF16, F16 as F16, F32 as F32, TILE as TILE
