@@ -111,9 +111,9 @@ class Difference:
         base: What the models are compared with.
         models: The others, in the order of all figures.
         overall: All tensors together.
-        layers: By layer, in the order of the base; what is outside all layers has a group for each kind.
+        layers: By layer, in the order in which a model computes; what is outside all layers has a group for each kind.
         kinds: By kind, over all layers.
-        tensors: Each tensor, in the order of the base.
+        tensors: Each tensor, in that order.
         structure: What differs beside the weights.
         notes: What the reader should know.
     """
