@@ -468,6 +468,59 @@ def convert(
 
 
 @app.command()
+def extract(
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="A fine-tune.")],
+    base: Annotated[str, typer.Option("--base", metavar="MODEL", help="What it was tuned from.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", min=1, help="Store matrices as factors of this rank; not exact, the error is printed."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact, which is --rank.")] = False,
+    shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Store a fine-tune as what it changed.
+
+    Exact to the bit: what did not change is left out, and of the rest the smaller of changed entries and all bits is stored. mw
+    apply brings it back.
+    """
+    from modelwright.cli._delta import run_extract
+    from modelwright.cli._merge import size_of
+
+    options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
+    run_extract(tuned, base, out, rank, options, exact=exact, json=json, quiet=quiet)
+
+
+@app.command()
+def apply(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the delta was made from.")],
+    delta: Annotated[str, typer.Argument(metavar="DELTA", help="What mw extract has written.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    exact: Annotated[bool, typer.Option("--exact", help="Refuse a delta that is not exact.")] = False,
+    shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring back a fine-tune from its delta.
+
+    Every tensor of the base is checked to be what it was, and every exact one to come out as it was.
+    """
+    from modelwright.cli._delta import run_apply
+    from modelwright.cli._merge import size_of
+
+    options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
+    run_apply(base, delta, out, options, exact=exact, json=json, quiet=quiet)
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
     plugin: Plugin = [],  # noqa: B006

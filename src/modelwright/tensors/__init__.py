@@ -31,4 +31,9 @@ from modelwright.tensors._order import (
     keep_above as keep_above,
     keep_ranks as keep_ranks,
 )
-from modelwright.tensors._spectrum import EXACT as EXACT, Spectrum as Spectrum, spectrum as spectrum
+from modelwright.tensors._spectrum import (
+    EXACT as EXACT,
+    Spectrum as Spectrum,
+    leading_factors as leading_factors,
+    spectrum as spectrum,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,8 +43,10 @@ class Spectrum:
         total = float(self.counts @ self.values)
         if total == 0:
             return 0.0
-        p = self.values[self.values > 0] / total
-        return float(np.exp(-(self.counts[self.values > 0] @ (p * np.log(p)))))
+        positive = self.values > 0
+        p: Any = self.values[positive] / total
+        entropy: Any = -(self.counts[positive] @ (p * np.log(p)))
+        return math.exp(entropy)
 
     @property
     def stable_rank(self) -> float:
@@ -96,6 +99,30 @@ def spectrum(matrix: np.ndarray[Any, Any], seed: int = 0) -> Spectrum:
     return _sorted(np.concatenate([leading, values]), np.concatenate([np.ones(LEADING), counts]), exact=False)
 
 
+def leading_factors(matrix: np.ndarray[Any, Any], rank: int, seed: int = 0) -> tuple[Any, Any]:
+    """The best approximation up @ down of a rank: exact up to a shorter side of 512, else by a randomised range finder.
+
+    Args:
+        matrix: Of shape (m, n), finite, float32 or float64.
+        rank: Of the factors; at least 1.
+        seed: Of the random vectors; ten more than the rank are used, with two power iterations.
+
+    Returns:
+        up of shape (m, rank) and down of shape (rank, n), the singular values shared between them; in the matrix's format.
+    """
+    if min(matrix.shape) <= max(EXACT, rank + 10):
+        u, s, v = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    else:
+        start = np.random.default_rng(seed).standard_normal((matrix.shape[1], rank + 10)).astype(matrix.dtype)
+        basis = np.linalg.qr(matrix @ start)[0]
+        for _ in range(2):
+            basis = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ basis)[0])[0]
+        inner, s, v = np.linalg.svd((basis.T @ matrix).astype(np.float64), full_matrices=False)
+        u = basis @ inner
+    share = np.sqrt(s[:rank])
+    return (u[:, :rank] * share).astype(matrix.dtype), (share[:, None] * v[:rank]).astype(matrix.dtype)
+
+
 def _eigenvalues(tall: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     wide = tall.astype(np.float64, copy=False)
     return np.maximum(np.linalg.eigvalsh(wide.T @ wide), 0) if tall.size else np.zeros(tall.shape[1])
@@ -125,7 +152,8 @@ def _density(tall: np.ndarray[Any, Any], basis: np.ndarray[Any, Any], rng: np.ra
                 w -= v * (v * w).sum(axis=0)
         beside[:, step] = np.linalg.norm(w, axis=0)
         vectors.append(w / np.maximum(beside[:, step], np.finfo(w.dtype).tiny).astype(w.dtype))
-    nodes, weights = [], []
+    nodes: list[Any] = []
+    weights: list[Any] = []
     for probe in range(PROBES):
         steps = _steps(diagonal[probe], beside[probe])
         inner = beside[probe, : steps - 1]
