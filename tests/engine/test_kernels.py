@@ -74,6 +74,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("slerp", {"t": 0.3}),
     ("nuslerp", {"weight": [0.2, 0.8]}),
     ("passthrough", {"scale": 0.7}),
+    ("della", {"density": 0.4}),
+    ("della", {"density": [0.2, 1, 0], "epsilon": 0.1, "rescale": "l2", "normalize": False}),
+    ("della", {"density": 0.6, "rescale": "expectation"}),
+    ("della_linear", {"density": [0.5, 0.7, 0.3], "epsilon": [0.49, 0, 0.2], "weight": 0.4, "rescale": False}),
+    ("karcher", {}),
+    ("multislerp", {"weight": [0.5, 0.2, 0.9]}),
 ]
 
 
@@ -152,7 +158,7 @@ def test_models_in_memory_and_lazy_reading(models: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_same_bytes_for_any_number_of_threads(threads: int, models: Path, tmp_path: Path) -> None:
-    for i, (method, options) in enumerate((CASES[9], CASES[15], CASES[20], CASES[23])):
+    for i, (method, options) in enumerate((CASES[9], CASES[15], CASES[20], CASES[23], CASES[29])):
         found = merged(
             models, tmp_path / f"{i}", method, options, kernels="always", threads=threads, shard_bytes=500_000
         )
@@ -166,7 +172,12 @@ def test_same_bytes_for_any_block(block: int, models: Path, tmp_path: Path) -> N
     code = f"import sys, modelwright.engine._sources as s; s.BLOCK = {block}\nfrom modelwright.cli import main; main()"
     out = tmp_path / "blocks"
     arguments = [str(models / name) for name in "abc"] + ["--base", str(models / "base"), "-o", str(out), "--quiet"]
-    for method, sets in (("dare_ties", ["density=0.4", "rescale=l2"]), ("ties", ["density=0.3"]), ("model_stock", [])):
+    for method, sets in (
+        ("dare_ties", ["density=0.4", "rescale=l2"]),
+        ("ties", ["density=0.3"]),
+        ("della", ["density=0.3"]),
+        ("model_stock", []),
+    ):
         options = [word for text in (*sets, *(["weight=1.0"] if sets else [])) for word in ("--set", text)]
         command = [sys.executable, "-c", code, "merge", *arguments, "--method", method, *options, "--overwrite"]
         subprocess.run(command, check=True)
@@ -364,7 +375,7 @@ def test_sums_have_the_order_of_the_array_functions() -> None:
         raw = np.zeros((2, max(size, 1) * 4), np.uint8)
         raw[0, : size * 4], raw[1, : size * 4] = a.view(np.uint8), b.view(np.uint8)
         keep = (np.zeros(1, np.int64), np.zeros(1, np.uint32), np.zeros(1, np.uint32), np.zeros((1, 2), np.int64))
-        keep = (*keep, np.zeros((1, 3), np.uint32), 0)
+        keep = (*keep, np.zeros((1, 3), np.uint32), 0, np.zeros((1, 1), np.uint8))
         pairs = np.array([(0, 1), (0, 0)])
         blocks = -(-size // kernels.BLOCK)
         sums, tiles = np.zeros((2, blocks)), np.zeros((5, kernels.TILE), np.float32)
@@ -387,7 +398,7 @@ def test_noise_is_that_of_the_array_functions() -> None:
 
 
 def test_lowering_is_refused_where_a_vector_has_its_own_statistics() -> None:
-    shape = Shape(size=12, total=12, axes=2, models=2, base=True)
+    shape = Shape(size=12, total=12, axes=2, row=4, models=2, base=True)
     for name, parameters in (
         ("model_stock", {"filter_wise": True}),
         ("nuslerp", {"nuslerp_flatten": False, "weight": (1.0, 1.0)}),

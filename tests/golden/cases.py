@@ -52,7 +52,7 @@ class Case:
         return [(base + delta).astype(np.float32) for delta in deltas], base
 
     def masks(self) -> list[np.ndarray]:
-        """What DARE keeps of each model."""
+        """What DARE and DELLA keep of each model."""
         rng = self._rng("masks")
         return [rng.random(self.shape) < density for density in self.parameters["density"]]
 
@@ -121,4 +121,37 @@ def _task_vectors() -> list[Case]:
     ]
 
 
-CASES = [*_linear(), *_arcs(), *_task_vectors()]
+def _community() -> list[Case]:
+    shapes = (VECTOR, CONV, SHORT)
+    weights = [0.7, 0.5, 0.9]
+    return [
+        *(Case("sce", {"select_topk": share}) for share in (1.0, 0.5, 0.1, 0.0)),
+        *(Case("sce", {"select_topk": 0.4}, count, shape=shape) for count in (2, 5) for shape in shapes),
+        Case("sce", {}, 1),
+        *(Case("nearswap", {"t": t}, 1) for t in (0, 1e-4, 0.3, 10)),
+        *(Case("nearswap", {"t": 0.3}, 1, shape=shape) for shape in shapes),
+        *(
+            Case("multislerp", {"weight": weights, "normalize_weights": n}, 3, b)
+            for n in (True, False)
+            for b in (True, False)
+        ),
+        *(Case("multislerp", {"weight": [1, -0.2]}, 2, b, shape) for b in (True, False) for shape in shapes),
+        *(Case("multislerp", {"weight": [2]}, 1, b) for b in (True, False)),
+        *(Case("karcher", {}, count, False) for count in (1, 2, 5)),
+        *(Case("karcher", {"max_iter": 1, "tol": tol}, 3, False, shape) for tol in (1e-5, 0.1) for shape in shapes),
+        *(Case("ram", {"epsilon": epsilon}, count) for epsilon in (1e-5, 0.3) for count in (1, 2, 4)),
+        *(Case("ramplus_tl", {"epsilon": 0.4, "r": r, "alpha": a}) for r, a in ((0.1, 0.2), (2, 0.5), (1, 100))),
+        *(Case("ramplus_tl", {"epsilon": 0.4, "r": 1}, shape=shape) for shape in shapes),
+        *(Case("arcee_fusion", {}, 1, shape=shape) for shape in (MATRIX, *shapes)),
+        *_sums("della", [{**p, "rescale": r} for p in _kept(0.3, 0.5) for r in (True, False)]),
+        *_sums(
+            "della_linear",
+            [{**p, "epsilon": [0.1, 0.05, 0.2], "rescale": r} for p in _kept(0.3, 0.5) for r in (True, False)],
+        ),
+    ]
+
+
+#: Whose probabilities of keeping an entry are compared too.
+RANKED = Case("della_linear", {"weight": [1, 1, 1], "density": [0.3, 0.45, 0.8], "epsilon": [0.1, 0.4, 0.15]})
+
+CASES = [*_linear(), *_arcs(), *_task_vectors(), *_community(), RANKED]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelwright.methods import METHODS
+from modelwright.methods import METHODS, RankDrop
 from modelwright.tensors import NoiseKey
 
-from .cases import CASES, Case
+from .cases import CASES, RANKED, Case
 
 TOLERANCE = 1e-5
 
@@ -40,7 +40,7 @@ def at_a_tie(case: Case) -> Any:
     """Elements whose magnitude equals one at a cut of its model, on both sides of it: either may be kept."""
     models, base = case.tensors()
     tied = np.zeros(base.shape, dtype=bool)
-    if "density" not in case.parameters or case.method.startswith("dare"):
+    if "density" not in case.parameters or METHODS[case.method].random:
         return tied
     gammas = case.parameters.get("gamma", [0] * len(models))
     for model, density, gamma in zip(models, case.parameters["density"], gammas, strict=True):
@@ -82,6 +82,20 @@ def test_the_goldens_are_of_these_cases() -> None:
 
 def test_every_method_that_mergekit_has_is_compared() -> None:
     assert set(METHODS) & set(golden()["mergekit methods"].tolist()) == {case.method for case in CASES}
+
+
+def test_della_keeps_entries_with_the_peers_probabilities() -> None:
+    models, base = RANKED.tensors()
+    for model, density, epsilon, theirs in zip(
+        models,
+        RANKED.parameters["density"],
+        RANKED.parameters["epsilon"],
+        golden()["della probabilities"],
+        strict=True,
+    ):
+        ranks = np.argsort(np.argsort(np.abs(model - base), axis=1), axis=1)
+        ours = RankDrop(density, epsilon, base.shape[1]).probabilities()[ranks]
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.9])

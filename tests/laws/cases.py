@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import numpy as np
 import pytest
 
+from modelwright.errors import InputError
 from modelwright.methods import METHODS, Method, Parameter
 from modelwright.tensors import NoiseKey
 
@@ -35,6 +36,11 @@ def parts(annotation: Any) -> Iterable[Any]:
 def is_number(parameter: Parameter) -> bool:
     """Whether it has no value but numbers; a number that may be absent is an option."""
     return set(parts(parameter.field.annotation)) <= {float, int}
+
+
+def is_whole(parameter: Parameter) -> bool:
+    """Whether it has no value but whole numbers."""
+    return set(parts(parameter.field.annotation)) == {int}
 
 
 def options(parameter: Parameter) -> list[Any]:
@@ -73,7 +79,7 @@ def number(parameter: Parameter, rng: np.random.Generator) -> float:
     """A number from the lower half of the range, so that shares of several parameters still fit together."""
     low, _, high, _ = bounds(parameter)
     low = 0.1 if low is None else low
-    if parameter.field.annotation is int:
+    if is_whole(parameter):
         low = math.ceil(low)
         return int(rng.integers(low, low + 2 if high is None else int(high), endpoint=True))
     high = low + 1 if high is None else high
@@ -81,8 +87,20 @@ def number(parameter: Parameter, rng: np.random.Generator) -> float:
 
 
 def draw(method: Method, count: int, rng: np.random.Generator, chosen: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Parameters by recipe name: numbers drawn, one per model where each has its own; options default or chosen."""
-    chosen = chosen or {}
+    """Parameters by recipe name that go together: numbers drawn, per model where each has its own; options default or chosen."""
+    for _ in range(1000):
+        found = _drawn(method, count, rng, chosen or {})
+        if not count:  # too few for any method, which is what is tried
+            return found
+        try:
+            method.check(found)
+        except InputError:
+            continue
+        return found
+    raise AssertionError(f"{method.name}: no parameters that go together among a thousand")
+
+
+def _drawn(method: Method, count: int, rng: np.random.Generator, chosen: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, parameter in method.fields.items():
         if name in chosen or not is_number(parameter):

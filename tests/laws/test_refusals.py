@@ -14,7 +14,7 @@ import pytest
 from modelwright.errors import InputError, RunError
 from modelwright.methods import METHODS, Method, Parameter, Registry
 
-from .cases import ALL, bounds, call, count_of, draw, is_number, options, parts, tensors
+from .cases import ALL, bounds, call, count_of, draw, is_number, is_whole, options, parts, tensors
 
 PARAMETERS = [
     pytest.param(method, parameter, id=f"{method.name}-{name}")
@@ -142,7 +142,7 @@ def test_every_declared_bound_is_reached(method: Method, parameter: Parameter) -
 
 @pytest.mark.parametrize(("method", "parameter"), PARAMETERS)
 def test_numpy_scalars_are_as_good_as_pythons(method: Method, parameter: Parameter) -> None:
-    plain = 0.25 if is_number(parameter) and parameter.field.annotation is not int else parameter.default
+    plain = (2 if is_whole(parameter) else 0.25) if is_number(parameter) else parameter.default
     for value in (plain, np.asarray(plain)[()], np.asarray(plain)):
         if not isinstance(plain, str | None):
             checked = parameter.check(value)

@@ -18,7 +18,7 @@ from modelwright.checkpoint import NumpyArray
 from modelwright.engine._sources import Scratch, Sources, blocks, ranges
 from modelwright.engine._whole import NotFiniteError
 from modelwright.engine._work import Program
-from modelwright.methods import Drop, Lowered, Ranks
+from modelwright.methods import Drop, Lowered, RankDrop, Ranks
 from modelwright.recipe import PlannedTensor
 from modelwright.tensors import NoiseKey, kernels, root
 
@@ -27,6 +27,9 @@ _ELECT = {None: kernels.PLAIN, "sum": kernels.SUM, "count": kernels.COUNT}
 _JOIN = {"sum": kernels.ADD, "mean": kernels.MEAN, "max": kernels.MAX}
 _ALL_TIES = 1 << 62
 _NO_LIMIT = 0xFFFFFFFF
+_NO_MASK = np.zeros((1, 1), np.uint8)
+#: What changes a task vector's length.
+_DROPPING = (kernels.RANKS, kernels.NOISE, kernels.MASK)
 
 _scratch = Scratch()
 
@@ -36,16 +39,18 @@ class Kept:
     """How the entries of each model are kept, as the kernels take it.
 
     Attributes:
-        mode: `kernels.ALL`, `RANKS`, `NOISE` or `NONE`.
+        mode: `kernels.ALL`, `RANKS`, `NOISE`, `MASK` or `NONE`.
         low: Bits of the magnitude at the last rank kept.
         high: Bits of the magnitude at the last rank dropped at the top.
         left: For each range how many entries that equal these bounds are kept, and dropped, in it: (models, 2).
+        masks: For each range a bit an entry, (models, bytes), where `MASK` needs them.
     """
 
     mode: NumpyArray
     low: NumpyArray
     high: NumpyArray
     left: list[NumpyArray] = field(default_factory=list[NumpyArray])
+    masks: list[NumpyArray] = field(default_factory=list[NumpyArray])
 
     @classmethod
     def of(cls, lowered: Lowered, size: int) -> Kept:
@@ -55,6 +60,8 @@ class Kept:
         for i, keep in enumerate(lowered.keep):
             if isinstance(keep, Drop):
                 kept.mode[i] = kernels.NOISE if _threshold(keep) < 1 << 32 else kernels.ALL
+            elif isinstance(keep, RankDrop):
+                kept.mode[i] = kernels.MASK
             elif isinstance(keep, Ranks):
                 stop = min(keep.stop, size)
                 whole = keep.start <= 0 and stop == size
@@ -99,11 +106,11 @@ class Fused:
         if self._decided:
             return
         self._decided, lowered = True, self.lowered
-        if lowered.rescale in ("l1", "l2") and any(mode in (kernels.RANKS, kernels.NOISE) for mode in self.kept.mode):
+        if lowered.rescale in ("l1", "l2") and any(mode in _DROPPING for mode in self.kept.mode):
             sums = yield [partial(self._lengths, number) for number in range(len(self.ranges))]
             before, after = (_added(sums, slice(side, None, 2)) for side in (0, 1))
             for i in range(self.count):
-                if self.kept.mode[i] in (kernels.RANKS, kernels.NOISE):
+                if self.kept.mode[i] in _DROPPING:
                     self._ratio[i] = _ratio(before[i], after[i], lowered.rescale)
         if lowered.coefficients is not None:
             sums = yield [partial(self._gram, number) for number in range(len(self.ranges))]
@@ -239,25 +246,26 @@ class Fused:
         """
         start, stop = self.ranges[number]
         left = self.kept.left[number].copy() if self.kept.left else np.zeros((self.count, 2), np.int64)
-        noise = self._noise(number)
+        noise = self.noise(number)
+        mask = self.kept.masks[number] if self.kept.masks else _NO_MASK
         raw = _scratch.rows(len(self.codes), self.sources.itemsize)
         for at, n in blocks(start, stop, len(self.codes)):
             for i in range(len(self.codes)):
                 part = self.sources.read(i, at, n, raw[i])
                 if read is not None:
                     read(i, part)
-            keep = (self.kept.mode, self.kept.low, self.kept.high, left, noise, at - start)
+            keep = (self.kept.mode, self.kept.low, self.kept.high, left, noise, at - start, mask)
             if block(raw, n, keep, at):
                 raise NotFiniteError(self)
         if self.told is not None:
             self.told(sum(dtype.itemsize for dtype in self.sources.dtypes) * (stop - start))
 
-    def _noise(self, segment: int) -> NumpyArray:
-        """Keys and thresholds of the models for a range, which is one segment of noise."""
+    def noise(self, segment: int) -> NumpyArray:
+        """Keys of the models for a range, which is one segment of noise, and thresholds where ranks do not decide."""
         table = np.zeros((self.count, 3), np.uint32)
         for i, keep in enumerate(self.lowered.keep):
-            if isinstance(keep, Drop) and self.kept.mode[i] == kernels.NOISE:
-                table[i] = *self._key.words(i, segment), _threshold(keep)
+            if isinstance(keep, Drop | RankDrop) and self.kept.mode[i] in (kernels.NOISE, kernels.MASK):
+                table[i] = *self._key.words(i, segment), _threshold(keep) if isinstance(keep, Drop) else 0
         return table
 
     def _factors(self) -> tuple[NumpyArray, NumpyArray, NumpyArray]:

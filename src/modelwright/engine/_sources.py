@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from modelwright.checkpoint import NumpyArray
-from modelwright.recipe import Plan, PlannedTensor
+from modelwright.checkpoint import NumpyArray, TensorRef
 
 #: Elements of a tensor that are one task; also the unit of journal, resume and digests. A multiple of the blocks of
 #: `tensors/_geometry.py`, and the segment of `tensors/_noise.py`.
@@ -21,6 +20,9 @@ BLOCK = 1 << 18
 _MOST_READ = 1 << 20
 #: The least, as sums over a tensor are made of blocks of so many.
 _LEAST = 1 << 15
+
+#: Elements of a row that is ranked as a whole, at most.
+LONGEST = _LEAST
 
 #: Bytes of values near thresholds that may be held for the tensors that are ranked together; a quarter is aimed at.
 MOST_HELD = 8 << 20
@@ -52,16 +54,15 @@ def blocks(start: int, stop: int, inputs: int) -> Iterator[tuple[int, int]]:
 
 
 class Sources:
-    """The tensors that are read for an output tensor: the models', then the base's.
+    """Tensors that are read together, such as those for an output tensor: the models', then the base's.
 
     Attributes:
         refs: Them.
         streamed: Whether all can be read in parts. If not, `load` brings those that cannot, whole.
     """
 
-    def __init__(self, plan: Plan, tensor: PlannedTensor):
-        self.inputs = tensor.sources
-        self.refs = [plan.models[source.model][source.name] for source in tensor.sources]
+    def __init__(self, refs: Sequence[TensorRef]):
+        self.refs = list(refs)
         self.streamed = all(ref.fill is not None for ref in self.refs)
         self._bytes: list[NumpyArray | None] = [None] * len(self.refs)
         self.dtypes = [ref.dtype.numpy for ref in self.refs]
@@ -116,6 +117,14 @@ class Scratch(threading.local):
     def sizes(self, width: int) -> NumpyArray:
         """A tile of uint32."""
         return self._at_least("sizes", 1, width, np.uint32)[0]
+
+    def kept(self, count: int, length: int) -> NumpyArray:
+        """A byte for each element of a range."""
+        return self._at_least("kept", count, length, np.uint8)
+
+    def buckets(self, count: int, width: int) -> NumpyArray:
+        """Counters of uint32, and what goes with each."""
+        return self._at_least("buckets", count, width, np.uint32)
 
     def tiles(self, count: int, width: int) -> NumpyArray:
         """Tiles of float32."""

@@ -6,10 +6,12 @@ from modelwright.methods._lowered import (
     Gram as Gram,
     Keep as Keep,
     Lowered as Lowered,
+    RankDrop as RankDrop,
     Ranks as Ranks,
     Shape as Shape,
 )
 from modelwright.methods._method import (
+    FIXED as FIXED,
     LAWS as LAWS,
     PER_MODEL as PER_MODEL,
     Method as Method,

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 Rescaling = Literal["none", "l1", "l2", "expectation"]
 
 
@@ -36,8 +38,29 @@ class Drop:
     density: float
 
 
+@dataclass(frozen=True)
+class RankDrop:
+    """Keep each entry with a probability that rises with the rank of its magnitude in its row, by keyed noise.
+
+    Attributes:
+        density: Mean probability.
+        epsilon: The smallest entry of a row is kept with density - epsilon, the largest with density + epsilon.
+        row: Entries of a row, the last axis.
+    """
+
+    density: float
+    epsilon: float
+    row: int
+
+    def probabilities(self) -> Any:
+        """By rank, from the smallest magnitude to the largest: float64 of shape (row,). A row of one has the mean."""
+        if self.row == 1:
+            return np.array([self.density])
+        return (self.density - self.epsilon) + np.arange(self.row) / (self.row - 1) * (2 * self.epsilon)
+
+
 #: How the entries of a model are kept: None keeps all of them, `Ranks(0, 0)` none.
-Keep = Ranks | Drop | None
+Keep = Ranks | Drop | RankDrop | None
 
 
 @dataclass(frozen=True)
@@ -99,6 +122,18 @@ class Lowered:
     gram_of_deltas: bool = False
     coefficients: Callable[[Gram], Coefficients] | None = None
 
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read: once to merge, and once for each statistic; samples do not count."""
+        ranked = any(isinstance(keep, Ranks) for keep in self.keep)
+        measured = self.rescale in ("l1", "l2") and any(keep is not None for keep in self.keep)
+        return 1 + ranked + self.by_rank + measured + bool(self.gram) + (self.zero_sign is None)
+
+    @property
+    def by_rank(self) -> bool:
+        """Whether entries are dropped by their rank in a row."""
+        return any(isinstance(keep, RankDrop) for keep in self.keep)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -108,6 +143,7 @@ class Shape:
         size: Elements of the tensor.
         total: Elements of all merged tensors.
         axes: Number of axes.
+        row: Elements along the last axis; 1 where there is none.
         models: Number of models beside the base.
         base: Whether there is a base.
         position: Where it stands in its model (`Position`).
@@ -116,6 +152,7 @@ class Shape:
     size: int
     total: int
     axes: int
+    row: int
     models: int
     base: bool
     position: Any = None

@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from modelwright.errors import InputError, Problem, RunError, did_you_mean, listing
-from modelwright.methods._lowered import Lower
+from modelwright.errors import InputError, Problem, RunError, did_you_mean
+from modelwright.methods._lowered import Lower, Shape
 from modelwright.tensors import Array, NoiseKey, all_finite, is_numpy, namespace, narrow, widen
 
 P = ParamSpec("P")
@@ -46,6 +46,13 @@ class PerModel:
 
 
 PER_MODEL = PerModel()
+
+
+class Fixed:
+    """Marks a parameter that a sweep leaves where it stands, though it has bounds: `Annotated[float, FIXED]`."""
+
+
+FIXED = Fixed()
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,7 @@ class Method:
             more than sums and masks take.
         reproducible: `bits` where the same recipe gives the same bytes on every CPU, else `tolerance`.
         needs: What it reads beside the models: statistics, data.
+        tries: Most sets of parameters that a sweep tries, for methods that take long; None is the sweep's whole budget.
         lower: (parameters, shape) -> the same arithmetic for the fused kernels, with the same bits; or None to run the
             function tensor by tensor.
         cite: A BibTeX entry.
@@ -179,12 +187,14 @@ class Method:
     workspace: Callable[[int], float] = lambda _models: 0.0
     reproducible: Literal["bits", "tolerance"] = "bits"
     needs: tuple[str, ...] = ()
+    tries: int | None = None
     lower: Lower | None = None
     cite: str = ""
 
     def __post_init__(self) -> None:
         unknown = self.laws - set(LAWS)
         assert not unknown, f"{self.name}: unknown laws {unknown}"
+        assert self.tries is None or self.tries >= 1, f"{self.name}: a sweep must try at least 1 set of parameters"
 
     @functools.cached_property
     def fields(self) -> dict[str, Parameter]:
@@ -204,6 +214,27 @@ class Method:
     def spans(self) -> dict[str, Span]:
         """The parameters that are worth tuning, and where."""
         return {name: parameter.span for name, parameter in self.fields.items() if parameter.span is not None}
+
+    def cost(self, semantics: str) -> tuple[int, float | None]:
+        """What merging a large matrix costs.
+
+        Args:
+            semantics: Whose defaults. Parameters that are worth tuning stand in the middle of where they are, as at its end (a
+                density of 1) a method often has nothing to do.
+
+        Returns:
+            How often the inputs are read, and bytes of memory for each element of the largest tensor, beside its inputs as they
+            are stored; None where blocks are enough, so that memory does not depend on the model.
+        """
+        count = min(max(2, self.models[0]), self.models[1] or 3)
+        required = {n: (1.0 if p.per_model else 0.5) for n, p in self.fields.items() if p.required}
+        chosen = required | self.defaults(semantics) | {name: span.at(0.5) for name, span in self.spans.items()}
+        values = {name: (value,) * count if self.fields[name].per_model else value for name, value in chosen.items()}
+        shape = Shape(1 << 20, 1 << 24, 2, 1 << 10, count, self.base != "ignored")
+        lowered = self.lower(values, shape) if self.lower is not None else None
+        if lowered is not None or self.copies(values):
+            return lowered.passes if lowered is not None else 1, None
+        return 1 + len(self.rounds(values)), max(4.0 * (2 * count + 3), self.workspace(count))
 
     def run(
         self,
@@ -252,7 +283,7 @@ class Parameter:
         self.required = field.is_required()
         self.default: Any = None if self.required else field.get_default()
         self.help = field.description or ""
-        constraints = [mark for mark in field.metadata if not isinstance(mark, PerModel | Span)]
+        constraints = [mark for mark in field.metadata if not isinstance(mark, PerModel | Span | Fixed)]
         annotation: Any = field.annotation
         for mark in constraints:
             annotation = Annotated[annotation, mark]
@@ -284,8 +315,10 @@ class Parameter:
 
     @functools.cached_property
     def span(self) -> Span | None:
-        """Where it is worth tuning: what is marked, or the range of a number that has bounds on both sides."""
+        """Where it is worth tuning: what is marked, or the range of a number that has bounds on both sides and no mark."""
         marked = [mark for mark in self.field.metadata if isinstance(mark, Span)]
+        if any(isinstance(mark, Fixed) for mark in self.field.metadata):
+            return None
         if marked or self.field.annotation is not float:
             return marked[0] if marked else None
         low, high = _bounds(self.field.metadata, "ge", "gt"), _bounds(self.field.metadata, "le", "lt")
@@ -460,12 +493,6 @@ def _same_width(arrays: list[Array]) -> list[Array]:
     return arrays
 
 
-#: What the community's tool has, and this library does not have yet.
-_LATER = frozenset(
-    {"arcee_fusion", "della", "della_linear", "karcher", "multislerp", "nearswap", "ram", "ramplus_tl", "sce"}
-)
-
-
 class Registry(Mapping[str, Method]):
     """The known methods by name; a second method of one name is refused."""
 
@@ -491,8 +518,6 @@ class Registry(Mapping[str, Method]):
             InputError: No method has it; the message lists those that exist.
         """
         if not isinstance(name, str) or name not in self._methods:
-            if name in _LATER:  # else della_linear were taken for dare_linear
-                raise InputError(f"the merge method '{name}' is not here yet", f"Valid: {listing(self, 99)}.")
             raise InputError(f"unknown merge method '{name}'", did_you_mean(str(name), self._methods))
         return self._methods[name]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from modelwright.checkpoint import Checkpoint, Part, Shard, lay_out
+from modelwright.checkpoint import Checkpoint, Part, Shard, TensorRef, lay_out
 from modelwright.methods import Method, Position
 from modelwright.recipe._schema import Recipe
 from modelwright.tensors import DType
@@ -121,6 +121,10 @@ class Plan:
     facts: Mapping[str, Mapping[str, str]]
     recipe_text: str
     folder: str = ""
+
+    def refs(self, tensor: PlannedTensor) -> list[TensorRef]:
+        """The tensors that are read for an output tensor."""
+        return [self.models[source.model][source.name] for source in tensor.sources]
 
     @property
     def bytes_in(self) -> int:

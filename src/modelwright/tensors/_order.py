@@ -29,10 +29,26 @@ def keep_ranks(magnitude: Array, start: int, stop: int) -> Array:
         return xp.ones_like(magnitude, dtype=xp.bool)
     if is_numpy(magnitude):
         return _keep_numpy(magnitude, start, stop)
-    # A sort has no gradient to give, and its result is used as a mask only.
-    order = xp.argsort(magnitude, axis=-1, descending=True, stable=True)
-    rank = xp.argsort(order, axis=-1, stable=True)
+    rank = descending_ranks(magnitude)
     return (rank >= start) & (rank < stop)
+
+
+def descending_ranks(magnitude: Array) -> Array:
+    """The rank of each element along the last axis: 0 for the largest, of equal ones for the lowest index.
+
+    Args:
+        magnitude: Non-negative values, shape (..., n).
+
+    Returns:
+        Integers of the same shape.
+    """
+    xp = namespace(magnitude)
+    # A sort has no gradient to give, and ranks need none.
+    if is_numpy(magnitude):
+        order = np.argsort(-magnitude, axis=-1, stable=True)
+    else:
+        order = xp.argsort(magnitude, axis=-1, descending=True, stable=True)
+    return xp.argsort(order, axis=-1, stable=True)
 
 
 def _keep_numpy(magnitude: Array, start: int, stop: int) -> Array:

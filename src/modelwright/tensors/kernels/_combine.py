@@ -15,10 +15,12 @@ from modelwright.tensors.kernels._jit import kernel
 from modelwright.tensors.kernels._noise import drop
 
 #: How elements of a task vector are kept.
-ALL, RANKS, NOISE, NONE = 0, 1, 2, 3
+ALL, RANKS, NOISE, NONE, MASK = 0, 1, 2, 3, 4
 #: How signs are elected, and how entries that agree are joined.
 PLAIN, SUM, COUNT = 0, 1, 2
 ADD, MEAN, MAX = 0, 1, 2
+#: Elements of a tile that share a bit of the bytes of a mask.
+PLANE = TILE // 8
 #: More ties than any block has: so many mean all of them.
 MANY = 1 << 40
 
@@ -129,6 +131,37 @@ def keep_ranks(x: Any, low: Any, high: Any, left: Any) -> None:
 
 
 @kernel
+def masked(x: Any, mask: Any, first: int) -> None:
+    """Zero the elements of a tile whose bit is not set.
+
+    Args:
+        x: A tile, whole or the last of its range.
+        mask: Bits of the range, `PLANE` bytes for a tile: byte j has those of elements j, j + PLANE, j + 2 PLANE ..., so that
+            neighbours are in neighbouring bytes.
+        first: Place of the tile in the range, a multiple of `TILE`.
+    """
+    bits, n = x.view(np.uint32), len(x)
+    bytes_of = mask[first >> 3 : (first >> 3) + PLANE]
+    for plane in range(8):
+        shift, part = np.uint32(plane), bits[min(plane * PLANE, n) : min((plane + 1) * PLANE, n)]
+        for j in range(len(part)):  # a bit that is set becomes a mask of ones
+            bit = np.uint32((np.uint32(bytes_of[j]) >> shift) & np.uint32(1))
+            part[j] &= np.uint32(np.uint32(0) - bit)
+
+
+@kernel
+def pack_mask(kept: Any, mask: Any) -> None:
+    """Set the bits of the elements of a range whose byte is 1, in a mask of zeros as `masked` takes it."""
+    n = len(kept)
+    for first in range(0, n, TILE):
+        bytes_of = mask[first >> 3 : (first >> 3) + PLANE]
+        for plane in range(8):
+            part = kept[min(first + plane * PLANE, n) : min(first + (plane + 1) * PLANE, n)]
+            for j in range(len(part)):
+                bytes_of[j] |= np.uint8(part[j] << np.uint8(plane))
+
+
+@kernel
 def _sign(value: Any, zero_sign: Any) -> Any:
     return np.float32(1) if value > 0 else np.float32(-1) if value < 0 else zero_sign
 
@@ -212,8 +245,8 @@ def kept_delta(raw: Any, codes: Any, i: int, at: int, base: Any, deltas: bool, k
         at: First element of the tile.
         base: The base's tile.
         deltas: Whether the base is subtracted.
-        keep: Of each model how (`ALL`, `RANKS`, `NOISE`, `NONE`), bounds as bits, ties left, noise keys, and the place
-            of the block in its noise segment.
+        keep: Of each model how (`ALL`, `RANKS`, `NOISE`, `NONE`, `MASK`), bounds as bits, ties left, noise keys, the place
+            of the block in its range, which is a noise segment, and bits for the range (see `masked`).
         x: The tile to fill.
     """
     bad = widen_delta(raw[i], codes[i], at, base, x) if deltas else widen(raw[i], codes[i], at, x)
@@ -224,11 +257,13 @@ def kept_delta(raw: Any, codes: Any, i: int, at: int, base: Any, deltas: bool, k
 @kernel
 def apply_keep(i: int, at: int, keep: Any, x: Any) -> None:
     """Zero the entries of model i's tile that are not kept."""
-    mode, low, high, left, noise, first = keep
+    mode, low, high, left, noise, first, mask = keep
     if mode[i] == RANKS:
         keep_ranks(x, low[i], high[i], left[i])
     elif mode[i] == NOISE:
         drop(x, first + at, noise[i])
+    elif mode[i] == MASK:
+        masked(x, mask[i], first + at)
     elif mode[i] == NONE:
         fill(x, np.float32(0))
 

@@ -18,6 +18,20 @@ def _mixed(x: Any) -> Any:
 
 
 @kernel
+def bits_of(out: Any, first: int, key: Any) -> None:
+    """The random bits of elements `first` and on of a segment.
+
+    Args:
+        out: For the result.
+        first: Place in the segment.
+        key: Two words.
+    """
+    start, second = np.uint32(np.uint32(first) + key[0]), key[1]
+    for i in range(len(out)):
+        out[i] = _mixed(np.uint32(_mixed(np.uint32(start + np.uint32(i))) ^ second))
+
+
+@kernel
 def drop(x: Any, first: int, key: Any) -> None:
     """Zero the elements whose noise reaches a threshold.
 

@@ -32,7 +32,8 @@ _EIGHT = 8 * LANES
 
 
 @kernel
-def _multiply_up(lanes: Any, a: Any, b: Any) -> None:
+def multiply_up(lanes: Any, a: Any, b: Any) -> None:
+    """Add the products of two tiles to the lanes, element i to lane i mod LANES."""
     n = len(a)
     whole, done = n - n % LANES, n - n % _EIGHT
     for i in range(0, done, _EIGHT):
@@ -86,7 +87,8 @@ def _add_up(lanes: Any, a: Any) -> None:
 
 
 @kernel
-def _joined(lanes: Any) -> Any:
+def joined(lanes: Any) -> Any:
+    """The sum of the lanes, by halves; they are zero afterwards."""
     width = LANES
     while width > 1:
         width //= 2
@@ -140,10 +142,10 @@ def gram(
             i, j = pairs[p, 0], pairs[p, 1]
             a = tiles[i if i < count else count + 3][:size]
             b = tiles[j if j < count else count + 3][:size]
-            _multiply_up(lanes[p], a, b)
+            multiply_up(lanes[p], a, b)
         if (at + size) % BLOCK == 0 or at + size == n:
             for p in range(len(pairs)):
-                sums[p, at // BLOCK] = _joined(lanes[p])
+                sums[p, at // BLOCK] = joined(lanes[p])
     return found
 
 
@@ -181,12 +183,12 @@ def lengths(
                 if side == 1:
                     apply_keep(i, at, keep, x)
                 if squared:
-                    _multiply_up(lanes[2 * i + side], x, x)
+                    multiply_up(lanes[2 * i + side], x, x)
                 else:
                     _add_up(lanes[2 * i + side], x)
         if (at + size) % BLOCK == 0 or at + size == n:
             for p in range(2 * count):
-                sums[p, at // BLOCK] = _joined(lanes[p])
+                sums[p, at // BLOCK] = joined(lanes[p])
     return found
 
 
@@ -202,12 +204,12 @@ def magnitudes(raw: Any, codes: Any, n: int, count: int, out: Any, tiles: Any) -
         for i in range(count):
             if widen_delta(raw[i], codes[i], at, base[:size], x[:size]):
                 found = 1
-            _sizes(x[:size], out[i][at : at + size])
+            magnitude_bits(x[:size], out[i][at : at + size])
     return found
 
 
 @kernel
-def _sizes(x: Any, out: Any) -> None:
+def magnitude_bits(x: Any, out: Any) -> None:
     """The bits of magnitudes."""
     bits = x.view(np.uint32)
     for i in range(len(x)):
@@ -276,7 +278,7 @@ def collect(
                 found = 1
             if t == len(owner) or owner[t] != i:
                 continue
-            _sizes(x[:size], bits)
+            magnitude_bits(x[:size], bits)
             while t < len(owner) and owner[t] == i:
                 above[t] += _above(bits, high[t])
                 filled[t] = _near(bits, low[t], high[t], out[t], filled[t])
