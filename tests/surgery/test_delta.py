@@ -15,7 +15,7 @@ import modelwright as mw
 import tiny_folders as tiny
 from modelwright.cli._app import run
 from modelwright.surgery._delta import INDEX
-from modelwright.tensors import EXACT, leading_factors
+from modelwright.tensors import EXACT
 
 Said = Callable[..., tuple[int, str, str]]
 FORMATS = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.uint8, np.bool_]
@@ -159,11 +159,12 @@ def test_factors_of_large_matrices_are_near_the_best() -> None:
     rng = np.random.default_rng(0)
     size = EXACT + 40
     low = rng.standard_normal((size, 5)) @ rng.standard_normal((5, size))
-    matrix = (low + 0.1 * rng.standard_normal((size, size))).astype(np.float32)
-    up, down = leading_factors(matrix, 5)
-    values = np.linalg.svd(matrix, compute_uv=False)
-    best = np.sqrt((values[5:].astype(np.float64) ** 2).sum())
-    assert np.linalg.norm(matrix - up @ down) == pytest.approx(best, rel=1e-3)
+    base, tuned = (
+        {"w": array.astype(np.float32)} for array in (np.zeros((size, size)), low + rng.standard_normal((size, size)))
+    )
+    delta = mw.extract(tuned, base=base, rank=5)
+    values = np.linalg.svd(tuned["w"].astype(np.float64), compute_uv=False)
+    assert delta.error == pytest.approx(np.sqrt((values[5:] ** 2).sum() / (values**2).sum()), rel=1e-4)
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------

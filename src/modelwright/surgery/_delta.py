@@ -19,7 +19,7 @@ from modelwright.api import Job, registry
 from modelwright.architectures import is_table
 from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef, open as open_checkpoint
 from modelwright.errors import InputError, listing
-from modelwright.tensors import DTYPES, dtype as find_dtype, leading_factors, widen
+from modelwright.tensors import DTYPES, EXACT, dtype as find_dtype, singular, widen
 
 #: The tensor of bytes that says what the others are, as JSON.
 INDEX = "delta.json"
@@ -244,7 +244,9 @@ def _looked_at(
 def _factored(
     name: str, entry: dict[str, Any], vector: NumpyArray, rank: int, count: int
 ) -> tuple[Change, dict[str, Any], dict[str, TensorRef]]:
-    up, down = leading_factors(vector, rank, seed=xxhash.xxh3_64_intdigest(name.encode()))
+    u, s, vt = singular(vector.astype(np.float64), rank, sketch=min(vector.shape) > EXACT)
+    share = np.sqrt(s)
+    up, down = (u * share).astype(np.float32), (share[:, None] * vt).astype(np.float32)
     square = float(np.sum(vector.astype(np.float64) ** 2))
     lost = float(np.sum((vector - up @ down).astype(np.float64) ** 2))
     entry |= {"form": "factors", "tuned": ""}

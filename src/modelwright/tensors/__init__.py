@@ -39,6 +39,5 @@ from modelwright.tensors._order import (
 from modelwright.tensors._spectrum import (
     EXACT as EXACT,
     Spectrum as Spectrum,
-    leading_factors as leading_factors,
     spectrum as spectrum,
 )

@@ -99,30 +99,6 @@ def spectrum(matrix: np.ndarray[Any, Any], seed: int = 0) -> Spectrum:
     return _sorted(np.concatenate([leading, values]), np.concatenate([np.ones(LEADING), counts]), exact=False)
 
 
-def leading_factors(matrix: np.ndarray[Any, Any], rank: int, seed: int = 0) -> tuple[Any, Any]:
-    """The best approximation up @ down of a rank: exact up to a shorter side of 512, else by a randomised range finder.
-
-    Args:
-        matrix: Of shape (m, n), finite, float32 or float64.
-        rank: Of the factors; at least 1.
-        seed: Of the random vectors; ten more than the rank are used, with two power iterations.
-
-    Returns:
-        up of shape (m, rank) and down of shape (rank, n), the singular values shared between them; in the matrix's format.
-    """
-    if min(matrix.shape) <= max(EXACT, rank + 10):
-        u, s, v = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
-    else:
-        start = np.random.default_rng(seed).standard_normal((matrix.shape[1], rank + 10)).astype(matrix.dtype)
-        basis = np.linalg.qr(matrix @ start)[0]
-        for _ in range(2):
-            basis = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ basis)[0])[0]
-        inner, s, v = np.linalg.svd((basis.T @ matrix).astype(np.float64), full_matrices=False)
-        u = basis @ inner
-    share = np.sqrt(s[:rank])
-    return (u[:, :rank] * share).astype(matrix.dtype), (share[:, None] * v[:rank]).astype(matrix.dtype)
-
-
 def _eigenvalues(tall: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     wide = tall.astype(np.float64, copy=False)
     return np.maximum(np.linalg.eigvalsh(wide.T @ wide), 0) if tall.size else np.zeros(tall.shape[1])
