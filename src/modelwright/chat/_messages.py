@@ -67,7 +67,13 @@ class Request:
     @cached_property
     def text(self) -> str:
         """Everything that its reply depends on beside the model, as canonical JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        said = {
+            "messages": [{"role": message.role, "content": message.content} for message in self.messages],
+            "sampling": {**vars(self.sampling)},
+            "sample": self.sample,
+            "logprobs": self.logprobs,
+        }
+        return json.dumps(said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
     def key(self, model: str) -> str:
         """A hash of the request and of the model that is asked."""
