@@ -158,7 +158,9 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="RECORDS", help="The folder of records.")],
     references: Annotated[
         list[str],
-        typer.Argument(metavar="X..", help="Model folders, recipes, checkpoints, module:function; each also LABEL=X."),
+        typer.Argument(
+            metavar="X..", help="Model folders, recipes, panels, checkpoints, module:function; each also LABEL=X."
+        ),
     ] = [],  # noqa: B006  # typer copies it
     tasks: Annotated[
         list[str],
@@ -193,6 +195,10 @@ def evaluate(
     lower_is_better: Annotated[
         bool, typer.Option("--lower-is-better", help="With --score: of figures whose names do not say so.")
     ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="MONEY", help="With panels of chat models: each spends no more."),
+    ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -205,7 +211,7 @@ def evaluate(
 
     options = Asking(
         out, split, limit, batch, device, network, metric, restart, plugin,
-        backend=backend, model=model, api=api, score=score, lower_is_better=lower_is_better,
+        backend=backend, model=model, api=api, score=score, lower_is_better=lower_is_better, budget=budget,
     )  # fmt: skip
     run_eval(references, tasks, options, json=json, quiet=quiet)
 
@@ -531,6 +537,37 @@ def methods(
     from modelwright.cli._methods import show_methods
 
     show_methods(name, plugin, json=json, cite=cite)
+
+
+@app.command()
+def chat(
+    panel: Annotated[Path, typer.Argument(metavar="PANEL.yml", help="Backends, agents, a program and a budget.")],
+    question: Annotated[
+        str | None,
+        typer.Argument(metavar="QUESTION", help="A text, or - for standard input.  [default: show the panel]"),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="MONEY", help="Spend no more, instead of what the panel says.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", metavar="FILE", help="Where replies are kept, instead of the panel's.")
+    ] = None,
+    transcript: Annotated[
+        Path | None, typer.Option("--transcript", metavar="FILE.jsonl", help="Write down all that is said.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", metavar="FILE.jsonl", help="Answer from a transcript, asking nobody.")
+    ] = None,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer and nothing else.")] = False,
+) -> None:
+    """Put a question to several chat models.
+
+    Prints one answer, the votes, and what it cost. Replies that were paid for once are kept and not asked for again.
+    """
+    from modelwright.cli._chat import run_chat
+
+    run_chat(panel, question, budget=budget, cache=cache, transcript=transcript, replay=replay, json=json, quiet=quiet)
 
 
 study = typer.Typer(help="Put published claims to the test.", no_args_is_help=True, rich_markup_mode=None)
