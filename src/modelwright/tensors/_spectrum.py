@@ -57,7 +57,7 @@ class Spectrum:
         """The least number of leading values that hold a share in (0, 1] of the energy; 0 for a zero matrix."""
         if self.energy == 0:
             return 0
-        held = np.cumsum(self.counts * self.values**2)
+        held: Any = np.cumsum(self.counts * self.values**2)
         at = min(int(np.searchsorted(held, share * held[-1] * (1 - 1e-12))), len(held) - 1)
         before = float(held[at - 1]) if at else 0.0
         inside = (share * float(held[-1]) - before) / float(self.values[at]) ** 2
