@@ -244,7 +244,7 @@ def _looked_at(
 def _factored(
     name: str, entry: dict[str, Any], vector: NumpyArray, rank: int, count: int
 ) -> tuple[Change, dict[str, Any], dict[str, TensorRef]]:
-    u, s, vt = singular(vector.astype(np.float64), rank, sketch=min(vector.shape) > EXACT)
+    u, s, vt = singular(vector.astype(np.float64), rank, "sketch" if min(vector.shape) > EXACT else "exact")
     share = np.sqrt(s)
     up, down = (u * share).astype(np.float32), (share[:, None] * vt).astype(np.float32)
     square = float(np.sum(vector.astype(np.float64) ** 2))
