@@ -176,7 +176,7 @@ def test_without_torch_installed_at_all(here: Path) -> None:
         ),
         (
             ["check", "a", "--method", "tis"],
-            "error: unknown merge method 'tis'. Did you mean 'ties'? Valid: breadcrumbs,",
+            "error: unknown merge method 'tis'. Did you mean 'ties'? Valid: arcee_fusion, breadcrumbs,",
         ),
         (
             ["check", "a", "--method", "ties"],

@@ -162,7 +162,12 @@ def test_same_bytes_for_any_block(block: int, models: Path, tmp_path: Path) -> N
     code = f"import sys, modelwright.engine._sources as s; s.BLOCK = {block}\nfrom modelwright.cli import main; main()"
     out = tmp_path / "blocks"
     arguments = [str(models / name) for name in "abc"] + ["--base", str(models / "base"), "-o", str(out), "--quiet"]
-    for method, sets in (("dare_ties", ["density=0.4", "rescale=l2"]), ("ties", ["density=0.3"]), ("della", ["density=0.3"]), ("model_stock", [])):
+    for method, sets in (
+        ("dare_ties", ["density=0.4", "rescale=l2"]),
+        ("ties", ["density=0.3"]),
+        ("della", ["density=0.3"]),
+        ("model_stock", []),
+    ):
         options = [word for text in (*sets, *(["weight=1.0"] if sets else [])) for word in ("--set", text)]
         command = [sys.executable, "-c", code, "merge", *arguments, "--method", method, *options, "--overwrite"]
         subprocess.run(command, check=True)

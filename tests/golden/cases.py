@@ -130,7 +130,11 @@ def _community() -> list[Case]:
         Case("sce", {}, 1),
         *(Case("nearswap", {"t": t}, 1) for t in (0, 1e-4, 0.3, 10)),
         *(Case("nearswap", {"t": 0.3}, 1, shape=shape) for shape in shapes),
-        *(Case("multislerp", {"weight": weights, "normalize_weights": n}, 3, b) for n in (True, False) for b in (True, False)),
+        *(
+            Case("multislerp", {"weight": weights, "normalize_weights": n}, 3, b)
+            for n in (True, False)
+            for b in (True, False)
+        ),
         *(Case("multislerp", {"weight": [1, -0.2]}, 2, b, shape) for b in (True, False) for shape in shapes),
         *(Case("multislerp", {"weight": [2]}, 1, b) for b in (True, False)),
         *(Case("karcher", {}, count, False) for count in (1, 2, 5)),
@@ -140,7 +144,10 @@ def _community() -> list[Case]:
         *(Case("ramplus_tl", {"epsilon": 0.4, "r": 1}, shape=shape) for shape in shapes),
         *(Case("arcee_fusion", {}, 1, shape=shape) for shape in (MATRIX, *shapes)),
         *_sums("della", [{**p, "rescale": r} for p in _kept(0.3, 0.5) for r in (True, False)]),
-        *_sums("della_linear", [{**p, "epsilon": [0.1, 0.05, 0.2], "rescale": r} for p in _kept(0.3, 0.5) for r in (True, False)]),
+        *_sums(
+            "della_linear",
+            [{**p, "epsilon": [0.1, 0.05, 0.2], "rescale": r} for p in _kept(0.3, 0.5) for r in (True, False)],
+        ),
     ]
 
 

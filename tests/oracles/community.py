@@ -118,9 +118,7 @@ def della_probabilities(tau: Flat, shape: tuple[int, ...], density: float, epsil
 
 def della(models: Sequence[Any], base: Any, masks: Sequence[Any], p: dict[str, Any], elect: bool) -> Flat:
     taus = []
-    for tau, mask, density, epsilon in zip(
-        task_vectors(models, base), masks, p["density"], p["epsilon"], strict=True
-    ):
+    for tau, mask, density, epsilon in zip(task_vectors(models, base), masks, p["density"], p["epsilon"], strict=True):
         kept = [x if m else 0.0 for x, m in zip(tau, mask.reshape(-1), strict=True)]
         if density >= 1:
             kept = tau

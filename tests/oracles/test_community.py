@@ -58,9 +58,7 @@ def test_sce_selects_nothing_where_nothing_varies() -> None:
 
 
 @QUICK
-@given(
-    shape=st.sampled_from([*SHAPES, (0,)]), seed=st.integers(0, 999), coarse=st.booleans(), t=st.floats(0, 3)
-)
+@given(shape=st.sampled_from([*SHAPES, (0,)]), seed=st.integers(0, 999), coarse=st.booleans(), t=st.floats(0, 3))
 def test_nearswap(shape: tuple[int, ...], seed: int, coarse: bool, t: float) -> None:
     (model,), base = inputs(1, shape, seed, coarse)
     agrees(merging.nearswap([model], base=base, t=t), community.nearswap(model, base, t), shape)
@@ -211,7 +209,9 @@ def test_arcee_fusion_sees_a_divergence_that_float32_cannot(monkeypatch: pytest.
     half=st.sampled_from([0.0, 0.1, 0.19]),
     seed=st.integers(0, 999),
 )
-def test_della_with_given_masks(elect: bool, case: tuple[list[Any], Any, dict[str, Any]], half: float, seed: int) -> None:
+def test_della_with_given_masks(
+    elect: bool, case: tuple[list[Any], Any, dict[str, Any]], half: float, seed: int
+) -> None:
     models, base, p = case
     rng = np.random.default_rng(seed)
     masks = [np.asarray(rng.random(base.shape) < 0.6) for _ in models]
@@ -256,14 +256,21 @@ def test_della_without_a_range_is_dare() -> None:
     models, base = inputs(3, (6, 7), 0, False)
     settings: dict[str, Any] = {"weight": [0.3, 0.5, 1.0], "density": 0.4, "key": NoiseKey(2, "w")}
     np.testing.assert_array_equal(
-        merging.della_linear(models, base=base, epsilon=0.0, **settings), merging.dare_linear(models, base=base, **settings)
+        merging.della_linear(models, base=base, epsilon=0.0, **settings),
+        merging.dare_linear(models, base=base, **settings),
     )
 
 
 def test_della_refuses_probabilities_out_of_range() -> None:
     models, base = inputs(2, (4,), 0, False)
-    for density, mend in ((0.1, "Set epsilon below 0.1, or another density."), (0.9, "Set epsilon below 0.1, or another")):
-        with pytest.raises(InputError, match=rf"density \+ epsilon must be in \(0, 1\), got {density} and 0\.15\. {mend}"):
+    for density, mend in (
+        (0.1, "Set epsilon below 0.1, or another density."),
+        (0.9, "Set epsilon below 0.1, or another"),
+    ):
+        with pytest.raises(
+            InputError,
+            match=rf"density \+ epsilon must be in \(0, 1\), got density {density} with epsilon 0\.15\. {mend}",
+        ):
             merging.della(models, base=base, density=[0.5, density])
     merging.della(models, base=base, density=[0.0, 1.0])
 

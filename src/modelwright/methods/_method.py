@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from modelwright.errors import InputError, Problem, RunError, did_you_mean, listing
+from modelwright.errors import InputError, Problem, RunError, did_you_mean
 from modelwright.methods._lowered import Lower
 from modelwright.tensors import Array, NoiseKey, all_finite, is_numpy, namespace, narrow, widen
 

@@ -33,13 +33,17 @@ class DellaLinearParams(TaskVectorParams):
         float,
         PER_MODEL,
         Span(0.15, 0.85, log=True),
-        fraction("Mean probability that an entry of this task vector is kept; at 1 it stays whole, at 0 it is dropped."),
+        fraction(
+            "Mean probability that an entry of this task vector is kept; at 1 it stays whole, at 0 it is dropped."
+        ),
     ] = 1.0
     epsilon: Annotated[
         float,
         PER_MODEL,
         Span(0.01, 0.14),
-        Field(ge=0, lt=0.5, description="The smallest entry of a row is kept with density - epsilon, the largest with +."),
+        Field(
+            ge=0, lt=0.5, description="The smallest entry of a row is kept with density - epsilon, the largest with +."
+        ),
     ] = 0.15
     rescale: Rescale = Field(
         True,
@@ -177,9 +181,7 @@ def _thinned(
     return result
 
 
-def _dropped(
-    delta: Array, drop: RankDrop, rescale: Rescale, key: NoiseKey, position: int, mask: Array | None
-) -> Array:
+def _dropped(delta: Array, drop: RankDrop, rescale: Rescale, key: NoiseKey, position: int, mask: Array | None) -> Array:
     """MagPrune: the task vector with dropped entries at zero and the rest scaled up."""
     xp = namespace(delta)
     device = getattr(delta, "device", None)
@@ -196,7 +198,7 @@ def _check(p: Mapping[str, Any]) -> None:
     for density, epsilon in zip(p["density"], p["epsilon"], strict=True):
         if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
             raise InputError(
-                f"della: density - epsilon and density + epsilon must be in (0, 1), got {density:g} and {epsilon:g}",
+                f"della: density - epsilon and density + epsilon must be in (0, 1), got density {density:g} with epsilon {epsilon:g}",
                 f"Set epsilon below {min(density, 1 - density):.4g}, or another density.",
             )
 
