@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.api import registry
-from modelwright.cli._methods import describe, models_text
+from modelwright.cli._methods import cost_text, describe, models_text
 from modelwright.methods import LAWS, Method
 from modelwright.studies import Interval, Part
 from modelwright.studies._text import STATEMENT, shown as text_of, statements
@@ -163,14 +163,14 @@ def facts(method: Method, data: Mapping[str, Any]) -> str:
     if method.base != "ignored":
         rows["models"] += " beside the base"
     rows["base"] = NO_BASE[method.base]
-    scope, passes = by_semantics(method, "community")
-    paper_scope, paper_passes = by_semantics(method, "paper")
+    scope, paper_scope = (by_semantics(method, semantics) for semantics in ("community", "paper"))
     rows["scope"] = scope if scope == paper_scope else f"{scope}; `semantics: paper`: {paper_scope}"
-    rows["passes over the inputs"] = (
-        f"{passes}" if passes == paper_passes else f"{passes}; `semantics: paper`: {paper_passes}"
-    )
+    cost, paper_cost = (cost_text(*method.cost(semantics)) for semantics in ("community", "paper"))
+    rows["cost"] = cost if cost == paper_cost else f"{cost}; `semantics: paper`: {paper_cost}"
     if method.random:
         rows["random"] = "masks are drawn from `seed`"
+    if not method.differentiable:
+        rows["gradients"] = "do not reach every input, or are not finite everywhere"
     same = {"bits": "the same bytes on every CPU", "tolerance": "to the last digits on different CPUs"}
     rows["reproducible"] = same[method.reproducible]
     lines = [
@@ -181,11 +181,11 @@ def facts(method: Method, data: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def by_semantics(method: Method, semantics: str) -> tuple[str, int]:
-    """How much of a model one output element depends on, and how often the inputs are read."""
+def by_semantics(method: Method, semantics: str) -> str:
+    """How much of a model one output element depends on."""
     values: dict[str, Any] = dict.fromkeys(method.fields) | method.defaults(semantics)
     lists = {name: (value,) if method.fields[name].per_model else value for name, value in values.items()}
-    return method.scope(lists), 1 + len(method.rounds(lists))
+    return method.scope(lists)
 
 
 def parameters(entries: Sequence[Mapping[str, Any]]) -> str:

@@ -14,7 +14,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelwright.api import Job as Job, merge as merge, open as open, registry as registry, verify as verify
+    from modelwright.api import (
+        Job as Job,
+        card as card,
+        merge as merge,
+        open as open,
+        push as push,
+        registry as registry,
+        verify as verify,
+    )
     from modelwright.checkpoint import Checkpoint as Checkpoint, TensorRef as TensorRef
     from modelwright.errors import InputError as InputError, RunError as RunError
     from modelwright.evaluate import (
@@ -28,17 +36,27 @@ if TYPE_CHECKING:
     )
     from modelwright.methods import METHODS as METHODS, Method as Method
     from modelwright.studies import study as study
+    from modelwright.surgery import (
+        Difference as Difference,
+        Inspection as Inspection,
+        apply as apply,
+        convert as convert,
+        diff as diff,
+        extract as extract,
+        inspect as inspect,
+    )
 
 _HOMES = {
-    "Checkpoint": "checkpoint", "Comparison": "evaluate", "InputError": "errors", "Items": "evaluate", "Job": "api",
+    "Checkpoint": "checkpoint", "Comparison": "evaluate", "Difference": "surgery", "InputError": "errors", "Inspection": "surgery", "Items": "evaluate", "Job": "api",
     "METHODS": "methods", "Method": "methods", "Records": "evaluate", "RunError": "errors", "Task": "evaluate",
-    "TensorRef": "checkpoint", "compare": "evaluate", "eval": "evaluate", "merge": "api", "open": "api", "registry": "api",
+    "TensorRef": "checkpoint", "apply": "surgery", "card": "api", "compare": "evaluate", "convert": "surgery", "diff": "surgery", "eval": "evaluate",
+    "extract": "surgery", "inspect": "surgery", "merge": "api", "open": "api", "push": "api", "registry": "api",
     "study": "studies", "task": "evaluate", "verify": "api",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022
-    "open", "merge", "verify", "registry", "study", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "eval", "compare",
-    "task", "Task", "Items", "Records", "Comparison", "InputError", "RunError",
+    "open", "merge", "verify", "card", "push", "registry", "study", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "eval", "compare",
+    "task", "Task", "Items", "Records", "Comparison", "diff", "Difference", "inspect", "Inspection", "convert", "extract", "apply", "InputError", "RunError",
 ]  # fmt: skip
 
 

@@ -16,27 +16,33 @@ from typing import Any, Literal
 
 import numpy as np
 import xxhash
-import yaml
 
-from modelwright.checkpoint import Checkpoint, open as open_checkpoint
+from modelwright.checkpoint import Checkpoint, is_url, open as open_checkpoint, plain_path, user_path
 from modelwright.engine import (
+    LICENCES,
     Options,
+    Push,
     Result,
     Verification,
+    available,
     check_engine,
     check_inputs,
     check_out,
     destination,
     execute,
+    execute_gguf,
+    finished,
     lazy,
     method_source,
+    prepare_push,
     read_manifest,
+    rewrite_card,
     verify as verify_files,
     verify_again,
 )
-from modelwright.errors import InputError, Problem, did_you_mean
+from modelwright.errors import InputError, Problem, did_you_mean, listing
 from modelwright.methods import METHODS, Method, Registry
-from modelwright.recipe import SIDE_SUFFIXES, Plan, Stage, load_recipe, resolve
+from modelwright.recipe import SIDE_SUFFIXES, Plan, Stage, load_recipe, resolve, stages_of
 
 open = open_checkpoint
 
@@ -54,7 +60,7 @@ def registry(plugins: Sequence[str | Path] = ()) -> Registry:
     for point in installed("modelwright.methods"):
         known.add(_installed(point))
     for plugin in plugins:
-        for method in _plugin_methods(Path(plugin).expanduser()):
+        for method in _plugin_methods(user_path(plugin)):
             known.add(method)
     return known
 
@@ -275,7 +281,7 @@ def verify(
     """Check the output of a merge: every byte against the hashes of its manifest.
 
     Args:
-        out: The folder.
+        out: The folder, or its URL.
         rerun: Merge again as well, without writing anything, and compare every tensor: to the bit, or within the
             tolerance that the method's record allows.
         folder: Where the recipe's relative paths start; default where they started when it was merged.
@@ -288,23 +294,113 @@ def verify(
     Raises:
         InputError: There is no manifest, or the merge cannot be done again.
     """
-    out = Path(out).expanduser()
+    place = out if is_url(str(out)) else user_path(plain_path(str(out)))
     choice = Options(**options)
-    found = verify_files(out, choice)
+    found = verify_files(place, choice)
     if not rerun or found.problems:
         return found
-    manifest = read_manifest(out)
-    made = {
-        "device": manifest["run"].get("device", "cpu"),
-        "allow_nonfinite": manifest["run"].get("allow_nonfinite", False),
-    }
+    manifest = read_manifest(place)
+    text, run = manifest["recipe"], manifest["run"]
+    device, note = available(str(run.get("device", "cpu")))
+    made = {"device": device, "allow_nonfinite": run.get("allow_nonfinite") is True}
     choice = replace(choice, **(made | options))
-    start = Path(folder).expanduser() if folder is not None else Path(manifest["run"].get("folder", ""))
-    known = registry(plugins)
-    stages, _, text = load_recipe(yaml.safe_load(manifest["recipe"]), [], known)
-    plan = Job(stages, start, text, known, {}).plans()[-1]
-    problems, notes = verify_again(plan, out, choice)
-    return replace(found, problems=tuple(problems), notes=(*found.notes, *notes))
+    start = user_path(folder) if folder is not None else Path(str(run.get("folder", "")))
+    stages = stages_of(text, f"the recipe in {out}/manifest.json")
+    plan = Job(stages, start, text, registry(plugins), {}).plans()[-1]
+    problems, notes = verify_again(plan, place, choice)
+    return replace(found, problems=tuple(problems), notes=(*found.notes, *note, *notes))
+
+
+def card(
+    out: str | Path,
+    *,
+    evaluations: Sequence[Mapping[str, Any]] | None = None,
+    licence: str | None = None,
+    reason: str = "",
+    keep: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write the model card of an output anew, or take one that was edited by hand into its manifest.
+
+    Args:
+        out: The output of a merge.
+        evaluations: What was measured, as `modelwright.evaluate.evaluations` makes it of records; it is shown from now on,
+            and an empty list takes it out again.
+        licence: The licence that you have decided on, by the Hub's id, where the inputs' do not settle it.
+        reason: Why; it stands in the card.
+        keep: Take README.md as it is, edited by hand.
+        overwrite: Write it though it was edited by hand.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        InputError: The folder is no output, the card was edited by hand, or options do not fit.
+    """
+    if licence is not None and licence not in LICENCES and licence != "other":
+        raise InputError(
+            f"'{licence}' is no licence that is known here", did_you_mean(licence, [*LICENCES, "other"], 60)
+        )
+    if (licence is None) != (not reason.strip()):
+        raise InputError("a licence that is set by hand needs its reason, and a reason its licence", "Give both.")
+    out = finished(out)
+    chosen = None if licence is None else (licence, reason.strip())
+    rewrite_card(
+        out, read_manifest(out), evaluations=evaluations, licence=chosen, keep=keep, overwrite=overwrite
+    )  # fmt: skip
+    return out / "README.md"
+
+
+def push(
+    out: str | Path,
+    repo: str,
+    *,
+    branch: str = "main",
+    private: bool = False,
+    message: str = "",
+    overwrite: bool = False,
+    verify: bool = True,
+    dry_run: bool = False,
+    **options: Any,
+) -> Push:
+    """Send an output to the Hugging Face Hub, in one commit: the files that its manifest names.
+
+    The token is what `hf auth login` keeps, or `HF_TOKEN`. A push that fails can be repeated: what was uploaded is not sent
+    again, and until the commit the repository is as it was.
+
+    Args:
+        out: The output of a merge, as `verify` passes it.
+        repo: `owner/name`, or the name of a repository of your own. It is made if need be.
+        branch: Which branch. It is made if need be.
+        private: If the repository has to be made, make it private.
+        message: Of the commit.
+        overwrite: Replace files of the repository.
+        verify: Compare every byte with the manifest first.
+        dry_run: Only say what would be sent.
+        **options: Fields of `modelwright.engine.Options`: `threads`, `progress`.
+
+    Returns:
+        What was sent, or would be.
+
+    Raises:
+        InputError: The output is not as its manifest says, or not finished; something would be overwritten; nobody is logged
+            in, or the Hub refuses.
+        RunError: Uploading failed.
+    """
+    out = finished(out)
+    if verify:
+        found = verify_files(out, Options(**options))
+        if found.problems:
+            raise InputError([Problem(what, where=str(out)) for what in found.problems])
+    ready = prepare_push(out, repo, branch=branch, private=private)
+    if dry_run:
+        return ready
+    if ready.overwritten and not overwrite:
+        raise InputError(
+            f"'{ready.repo}' has files that would be replaced or removed: {listing(ready.overwritten)}",
+            "Push elsewhere, or pass overwrite=True.",
+        )
+    return ready.send(message)
 
 
 class Job:
@@ -375,6 +471,8 @@ class Job:
             RunError: Reading or writing failed.
         """
         choice = Options(**options)
+        if choice.gguf is not None:
+            return self._save_gguf(out, choice)
         plans = self.plans()
         place = destination(out, choice)
         if len(plans) == 1:
@@ -396,6 +494,15 @@ class Job:
         result = execute(self._plan(self.stages[-1], results), out, choice)
         kept = f"the results of the steps are kept in '{place.steps}' for the next run; delete it when you are content"
         return replace(result, notes=(*result.notes, kept))
+
+    def _save_gguf(self, out: str | Path, choice: Options) -> Result:
+        """Write the result as a GGUF file; computed in float32 unless the recipe says otherwise, to be rounded only once."""
+        last = self.stages[-1]
+        if last.recipe.out_dtype is None and last.recipe.dtype is None:
+            last = replace(last, recipe=last.recipe.model_copy(update={"out_dtype": "float32"}))
+        job = Job([*self.stages[:-1], last], self._folder, self._text, self._known, self._objects, self._notes)
+        plan = job.plans()[-1]
+        return execute_gguf(plan, lazy(plan, last.name or "merge", self.save, choice), out, choice)
 
     def _step_folders(self, steps: Path) -> dict[str, Path]:
         """Where each step's result lies, or is to lie: named by what it depends on."""

@@ -112,7 +112,9 @@ class RunError(RuntimeError):
 def did_you_mean(word: str, known: Iterable[str], most: int = 12) -> str:
     """`Did you mean 'density'? ` for a near miss, and always the list of what is valid, up to `most`."""
     options = sorted(known)
-    close = difflib.get_close_matches(str(word)[:100], options, n=1, cutoff=0.6)  # comparing takes length squared
+    word = str(word)[:100]
+    begun = [option for option in options if len(word) > 2 and str(option).startswith(word)]  # `acc` is no `mcc`
+    close = begun[:1] or difflib.get_close_matches(word, options, n=1, cutoff=0.6)  # takes length squared
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Valid: {listing(options, most)}."
 

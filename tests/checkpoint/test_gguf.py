@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 import sys
@@ -346,6 +347,46 @@ def test_the_flipped_bit_is_the_next_level(kind: str) -> None:
     levels = np.array(quants.IQ4_NL.kvalues, np.float64)
     allowed = levels.reshape(-1, 2)[:, ::-1].reshape(-1) / levels
     assert np.abs(ratios[:, None] / allowed - 1).min(1).max() < 1e-5
+
+
+def test_types_with_what_they_lost(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "x.gguf",
+        {
+            "a": quantised(normal(64, 4096), "Q4_0"),  # read in part
+            "b": quantised(10 * normal(3, 32, seed=1), "Q4_0"),
+            "c": quantised(normal(5, 64), "Q8_0"),
+            "d": (stored("IQ2_S", 2, 1), "IQ2_S"),
+            "e": (normal(4), "F32"),
+            "f": (np.empty((0, 18), np.uint8), "Q4_0"),
+        },
+    )
+    opened = mw.open(path)
+    found = {one.kind: one for one in mc.quantised(opened.values())}
+    assert {kind: one.tensors for kind, one in found.items()} == {"Q4_0": 3, "Q8_0": 1, "IQ2_S": 1}
+    assert found["IQ2_S"].error is None
+    assert found["Q8_0"].error == pytest.approx(quantisation_error(opened["c"]))
+    sums = [
+        (float(np.square(opened[name].read().astype(float)).sum()), quantisation_error(opened[name])) for name in "ab"
+    ]
+    errors = sum(values * error**2 / (1 - error**2) for values, error in sums if error)
+    assert found["Q4_0"].error == pytest.approx(math.sqrt(errors / (errors + sum(v for v, _ in sums))), rel=0.01)
+    assert mc.quantised(mw.open({"w": normal(4)}).values()) == []
+
+
+def test_a_merge_says_what_quantising_had_lost(tmp_path: Path) -> None:
+    values = normal(64, 256)
+    a = save(tmp_path / "a.gguf", {"w": quantised(values, "Q4_0"), "n": (normal(4), "F32")})
+    b = save(tmp_path / "b.gguf", {"w": (stored("IQ2_S", 64, 1), "IQ2_S"), "n": (normal(4), "F32")})
+    result = mw.merge([a, b], method="linear").save(tmp_path / "out")
+    (entry, other) = json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]
+    told = entry["quantised"]["Q4_0"]["estimated_error"]
+    assert entry["quantised"] == {"Q4_0": {"tensors": 1, "estimated_error": told}}
+    assert told == pytest.approx(relative(mw.open(a)["w"].read(), values), rel=0.1)
+    assert other["quantised"] == {"IQ2_S": {"tensors": 1, "estimated_error": None}}
+    what = "estimated relative error of quantising, before this merge"
+    assert f"{a}: {what}: Q4_0 {told:.2%}" in result.notes
+    assert f"{b}: {what}: IQ2_S unknown" in result.notes
 
 
 def test_no_estimate(tmp_path: Path) -> None:

@@ -346,6 +346,19 @@ def pipe_by_name(root: Path) -> tuple[Path | str, str]:
 
 
 @case
+def pipe_for_gguf(root: Path) -> tuple[Path | str, str]:
+    replaced(root, "model.safetensors")
+    os.mkfifo(path := root / "x.gguf")
+    return root, f"{path} is a pipe, not a file. Put the file itself there."
+
+
+@case
+def device_for_gguf(root: Path) -> tuple[Path | str, str]:
+    (path := replaced(root, "x.gguf")).symlink_to("/dev/zero")
+    return path, f"{path} is a device, not a file. Put the file itself there."
+
+
+@case
 def pipe_for_configuration(root: Path) -> tuple[Path | str, str]:
     os.mkfifo(path := replaced(root, "config.json"))
     return root, f"{path} is a pipe, not a file. Put the file itself there."

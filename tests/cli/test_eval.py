@@ -111,13 +111,18 @@ def test_several_tasks_and_labels(here: Path, said: Any) -> None:
             (*EVAL, "--split", "tests"),
             "error: there is no split 'tests'. Did you mean 'test'? Valid: test. [task size]",
         ),
+        ((*EVAL, "--metric", "acc"), "there is no metric 'acc'. Did you mean 'accuracy'?"),
         ((*EVAL, "--metric", "f1"), "there is no metric 'f1'"),
         ((*EVAL, "--metric", "r2"), "the metric 'r2' judges values, and a Classification gives probabilities"),
         (("eval", "models.py:half", "--task", "none.csv", "-o", "r"), "there is no file or folder 'none.csv'"),
         (("eval", "none", "--task", "size.csv", "-o", "r"), "there is no model 'none'"),
         (
             ("eval", "models.py:half", "models.py:half", "--task", "size.csv", "-o", "r"),
-            "two systems are called 'half'",
+            "two systems are called 'half'. Give each a name of its own, as NAME=MODEL",
+        ),
+        (
+            (*EVAL, "--task", "size.csv"),
+            "two tasks are called 'size'. Give each a name of its own, by name: in a task file",
         ),
     ],
 )
@@ -148,6 +153,35 @@ def test_changed_since(here: Path, said: Any) -> None:
     assert "there are records of 'half' on 'size', and the system has changed since" in err
     assert "--restart" in err
     assert said(*EVAL, "--restart")[0] == 0
+
+
+def test_what_may_have_changed_is_said(here: Path, said: Any) -> None:
+    """A function that refers to an object, whose answers are gone on with."""
+    Path("models.py").write_text(MODELS + "\nclass Model: pass\nmodel = Model()\ndef mine():\n    return lambda x: "
+                                 "np.full((len(x), 2), 0.5 + 0 * (model is None))\n")  # fmt: skip
+    command = ("eval", "models.py:mine", "--task", "size.csv", "-o", "records")
+    assert said(*command)[2] == ""
+    code, _, err = said(*command)
+    assert code == 0
+    assert err == (
+        "'mine' on 'size': 60 answers are those of an earlier run, and whether 'model' has changed since cannot be told. "
+        "To ask again: --restart, or restart=True.\n"
+    )
+    assert said(*command, "--quiet") == (0, "", "")
+    assert said(*command, "--restart")[2] == ""
+
+
+def test_many_tasks_are_the_rows(here: Path, said: Any) -> None:
+    tasks: list[str] = []
+    for i in range(8):
+        Path(f"t{i}.yml").write_text("data: size.csv\n")
+        tasks += ["--task", f"t{i}.yml"]
+    code, out, _ = said(*EVAL[:3], *tasks, "-o", "records")
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["task", "metric", "items", "half", "sure"]
+    assert lines[1] == ["t0", "accuracy", "%", "60", "16.67", "100.00"]
+    assert "test items: 480 of 8 tasks" in out
 
 
 def slow(*more: str) -> subprocess.Popen[str]:

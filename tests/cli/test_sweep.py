@@ -67,6 +67,26 @@ def test_a_sweep_prints_and_writes_its_leaderboard_and_makes_it_once(said: Said)
     assert again[2] == ""
 
 
+def test_a_sweep_is_compared_with_its_seeds_as_one(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said("--methods", "task_arithmetic", "--seeds", "2", "--workers", "2", "--json")
+    board = json.loads(out)["leaderboard"]
+    assert (code, {line["n"] for line in board["lines"]}) == (0, {2})
+    code = run(["compare", "runs", "--json", "--latex", "table.tex", "--reference", "base"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert {row["system"] for row in found["systems"]} == {
+        "base", "multitask", "linear", "task_arithmetic", "ensemble", *(f"expert-{task}" for task in board["metrics"])
+    }  # fmt: skip
+    assert found["experts"] == {task: f"expert-{task}" for task in board["metrics"]}
+    lines = {line["label"]: line for line in board["lines"]}
+    for row in found["rows"]:
+        if row["system"] in lines:
+            own = lines[row["system"]]["figures"][row["task"]]
+            assert row["figure"] == pytest.approx(sum(own) / 2)
+            assert row["items"] == 120
+    assert r"\begin{tabular}" in Path("table.tex").read_text(encoding="utf-8")
+
+
 def test_a_method_that_fails_is_said_and_is_code_1(said: Said) -> None:
     Path("broken.py").write_text(BROKEN, encoding="utf-8")
     code, out, err = said("--methods", "broken,ties", "--plugin", "broken.py", "--quiet")

@@ -73,6 +73,33 @@ def test_same_bytes_for_any_hash_seed(here: Path) -> None:
     assert results[0] == results[1] == results[2]
 
 
+EVERY = """
+import sys, modelwright as mw
+for name, method in sorted(mw.METHODS.items()):
+    most = method.models[1] or 3
+    base = None if method.base == "ignored" else "base"
+    models = ["a", "b", "c"][:most]
+    given = {"t": 0.3} if "t" in method.fields else {}
+    merged = mw.merge(models, base=base, method=name, seed=5, **given)
+    merged.save(f"{sys.argv[1]}/{name}", threads=int(sys.argv[2]), kernels=sys.argv[3])
+"""
+
+
+def test_every_method_gives_the_same_bytes_in_any_process(here: Path) -> None:
+    """With its defaults, for any hash seed, any number of threads, with and without kernels."""
+    found = []
+    for out, threads, kernels, seed in (
+        ("x", "1", "never", "0"),
+        ("y", "2", "always", "1"),
+        ("z", "8", "always", "12345"),
+    ):
+        command = [sys.executable, "-c", EVERY, out, threads, kernels]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+        found.append({name: tiny.contents(here / out / name) for name in mw.METHODS})
+    assert found[0] == found[1] == found[2]
+    assert all("model.safetensors" in contents for contents in found[0].values())
+
+
 def test_same_bytes_from_another_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = merge(RECIPES["linear"], "one")
     (here / "elsewhere").mkdir()
@@ -160,7 +187,11 @@ def front_matter(folder: str) -> dict[str, Any]:
 def test_model_card(here: Path) -> None:
     merge(RECIPES["linear"], "out")
     # no base_model: the Hub refuses a card in which it is a path
-    assert front_matter("out") == {"tags": ["merge", "modelwright"], "library_name": "transformers"}
+    assert front_matter("out") == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["merge", "modelwright", "linear"],
+    }
     text = Path("out/README.md").read_text(encoding="utf-8")
     assert "# Linear (model soup): a merge of 2 checkpoints\n" in text
     assert "All 15 tensors were merged. Configuration and tokenizer come from `a`." in text
@@ -174,6 +205,7 @@ def test_model_card_names_models_of_the_hub(here: Path) -> None:
     models = [mw.open(cache, label="owner/name@main"), mw.open("b")]
     mw.merge(models, method="linear").save("out")
     assert front_matter("out")["base_model"] == ["owner/name"]
+    assert "owner/name@main, owner/name on the Hub, commit 0123" in Path("out/README.md").read_text(encoding="utf-8")
 
 
 def test_licences_agree_or_are_listed(here: Path) -> None:
@@ -183,7 +215,7 @@ def test_licences_agree_or_are_listed(here: Path) -> None:
     mw.merge(["x", "x"], method="linear").save("one")
     assert front_matter("one")["license"] == "apache-2.0"
     mw.merge(["x", "y"], method="linear").save("two")
-    assert "license" not in front_matter("two")
+    assert front_matter("two")["license"] == "apache-2.0"  # which takes in what mit asks for
     assert "- `x`: apache-2.0\n- `y`: mit\n" in Path("two/README.md").read_text()
 
 

@@ -117,6 +117,58 @@ def test_killed_at_random_moments(case: str, here: Path) -> None:
     assert resumed > 3  # not every kill comes late enough to leave something
 
 
+#: A merge on kernels, of tensors of several ranges, that says when a range begins and takes its time over it.
+KERNELS = """
+import sys, time
+import modelwright as mw
+from modelwright.engine._merge import Merge
+original = Merge._combine
+def slow(*rest):
+    print("combining", flush=True)
+    time.sleep(0.01)
+    return original(*rest)
+Merge._combine = slow
+mw.merge(["a", "b"], base="base", method="dare_ties", density=0.4, seed=3).save("out", kernels="always", threads=2)
+"""
+
+
+def test_killed_between_the_ranges_of_large_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is finished of a tensor is kept, to the range; no tensor of these is finished in one go."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("base", "a", "b"):
+        shapes = {"x": (5 << 20) + 77, "y": (3 << 20) + 1}
+        arrays = {key: rng.standard_normal(size, np.float32).astype(tiny.bfloat16) for key, size in shapes.items()}
+        tiny.write(tmp_path / name, arrays)
+    mw.merge(["a", "b"], base="base", method="dare_ties", density=0.4, seed=3).save("expected", kernels="never")
+    draw, ranges = random.Random(2), 10
+    for kill in range(3):
+        process = subprocess.Popen([sys.executable, "-c", KERNELS], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(draw.randint(5, 7)):
+            process.stdout.readline()
+        process.kill()
+        process.communicate()
+        assert not Path("out").exists(), kill
+        done = {tuple(line["range"]) for line in journal("out") if "range" in line}
+    assert len(done) > 2
+    written = 0
+    original = _output.WeightFiles.done
+
+    def count(*rest: Any) -> None:
+        nonlocal written
+        written += 1
+        original(*rest)
+
+    monkeypatch.setattr(_output.WeightFiles, "done", count)
+    told: list[str] = []
+    merged = mw.merge(["a", "b"], base="base", method="dare_ties", density=0.4, seed=3)
+    merged.save("out", kernels="always", progress=lambda what, *_: told.append(what))
+    assert written < ranges
+    assert told[0] == "checking what is done"
+    assert tiny.contents(tmp_path / "out") == tiny.contents(tmp_path / "expected")
+
+
 def test_what_is_finished_is_not_done_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = started("recipe.yml", "-o", "out", "--shard-size", str(SHARD), "-j", "1", "--quiet", pause=0.05)
     time.sleep(0.6)

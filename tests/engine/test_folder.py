@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -95,8 +96,53 @@ def test_an_input_reached_by_a_link_is_not_overwritten(here: Path) -> None:
 
 def test_a_full_disk(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # type: ignore[attr-defined]
-    message = f"the output needs 1,049,616 bytes, and '{here}' has 1,000 free. Free space, or choose another disk."
+    config = Path("a/config.json").stat().st_size
+    size = 4 * 260 + sum(len(name) + 200 for name in tiny.names()) + config + (1 << 20)
+    message = f"the output needs {size:,} bytes, and '{here}' has 1,000 free. Free space, or choose another disk."
     refused(message)
+
+
+def test_a_disk_that_has_room_for_the_weights_alone(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenizers have tens of megabytes."""
+    Path("a/tokenizer.json").write_text(json.dumps({"model": {"vocab": {"x" * 5_000_000: 0}}}))
+    merged = mw.merge("recipe.yml")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 4_000_000))  # type: ignore[attr-defined]
+    with pytest.raises(mw.InputError, match=r"^the output needs 6,\d\d\d,\d\d\d bytes, and .* has 4,000,000 free"):
+        merged.save("out")
+    assert not Path("out.partial").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_that_cannot_reserve(number: int, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mw.merge("recipe.yml").save("expected")
+
+    def cannot(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    mw.merge("recipe.yml").save("out")
+    assert tiny.contents(here / "out") == tiny.contents(here / "expected")
+
+
+def test_a_home_that_nobody_has(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(
+        "'~nobody-at-all/out' is below a home folder, and there is none. Write the path in full.", "~nobody-at-all/out"
+    )
+
+    def unknown(_: int) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("MODELWRIGHT_CACHE", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)  # a container whose user is a bare number
+    refused("'~/out' is below a home folder, and there is none. Write the path in full.", "~/out")
+    mw.merge("recipe.yml").save("out")
+    pytest.importorskip("fsspec")
+    refused(
+        "there is no home folder to keep copies of remote files in. Set MODELWRIGHT_CACHE to a folder.",
+        "memory://x/out",
+    )
 
 
 def test_what_a_killed_merge_left_counts_as_free(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +187,28 @@ def test_another_merge_into_the_same_folder(here: Path) -> None:
         refused("another merge is writing 'out'. Wait for it, or choose another folder.")
     mw.merge("recipe.yml").save("out")
     assert not Path("out.partial").exists()
+
+
+def test_another_merge_that_is_just_replacing_it(here: Path) -> None:
+    """Between its two renames: nobody is to move anything away then."""
+    mw.merge("recipe.yml").save("out")
+    Path("out.old").mkdir()
+    Path("out.old/.modelwright-replaced").touch()
+    with Path("out/.modelwright-partial").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused("another merge is just replacing 'out'. Wait for it, or choose another folder.", overwrite=True)
+
+
+def test_a_partial_folder_that_vanishes_while_it_is_looked_at(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another merge has ended meanwhile."""
+    Path("out.partial").mkdir()
+    (Path("out.partial") / ".modelwright-partial").touch()
+
+    def gone(self: Path, _: str) -> Any:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+
+    monkeypatch.setattr(Path, "rglob", gone)
+    _folder.check_disk(Path("out.partial"), 1000)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +330,27 @@ def test_a_write_that_fails_leaves_the_old_output(here: Path, monkeypatch: pytes
         mw.merge("recipe.yml").save("out", overwrite=True)
     assert str(found.value) == "writing 'out' failed: No space left on device. Nothing was kept."
     assert tiny.contents(here) == before
+
+
+@pytest.mark.parametrize("use", ["save", "read"])
+def test_an_input_that_changed_since_it_was_opened(use: str, here: Path) -> None:
+    """Its tensors may lie elsewhere now: here two of one size have changed places."""
+    merged = mw.merge("recipe.yml")
+    layers = dict(reversed(tiny.arrays(2).items()))
+    size = Path("b/model.safetensors").stat().st_size
+    tiny.write(here / "b", layers, tiny.config())
+    assert Path("b/model.safetensors").stat().st_size == size
+    before = tiny.listing(here)
+    message = (
+        "'b/model.safetensors' has changed since it was opened. Open the models again, when nothing writes to them."
+    )
+    with pytest.raises(mw.InputError) as found:
+        merged.save("out") if use == "save" else merged[HEAD].read()
+    assert str(found.value) == message
+    Path("b/model.safetensors").unlink()
+    with pytest.raises(mw.InputError, match=r"^'b/model.safetensors' is no longer there\. Open the models again"):
+        merged.save("out")
+    assert set(tiny.listing(here)) == set(before) - {"b/model.safetensors"}
 
 
 def test_an_input_cut_short_meanwhile(here: Path) -> None:

@@ -22,6 +22,7 @@ import pytest
 import modelwright as mw
 import tiny_folders as tiny
 from modelwright.checkpoint import RemoteFolder, _store as checkpoint_store
+from modelwright.cli._app import run
 from modelwright.engine import _store
 
 pytest.importorskip("fsspec")
@@ -276,6 +277,73 @@ def test_an_interrupt_says_what_is_kept(memory: Any, here: Path) -> None:
         merged().save("memory://out", **SHARDS, progress=interrupt)
     merged().save("memory://out", **SHARDS)
     assert in_store("memory://out") == expected()
+
+
+# --- checked -------------------------------------------------------------------------------------------------------
+
+
+def test_an_output_in_a_store_is_verified(s3: Any, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    merged().save(URL, **SHARDS)
+    assert run(["verify", URL, "--rerun"]) == 0
+    said = f"{URL}: 10 files, as the manifest says, and the same comes out again ("
+    assert capsys.readouterr().out.startswith(said)
+    assert mw.verify(URL) == mw.verify(URL, threads=1)
+    path = f"models/runs/out/{WEIGHTS[2]}"
+    content = bytearray(s3.fs.cat_file(path))
+    content[-1] ^= 1
+    s3.fs.pipe_file(path, bytes(content))
+    s3.fs.rm_file("models/runs/out/config.json")
+    s3.fs.pipe_file("models/runs/out/thesis.txt", b"years of work")
+    found = mw.verify(URL)
+    assert found.problems == (
+        "config.json is missing",
+        f"1 of 1 chunks of {WEIGHTS[2]} differ, first at byte 0; they hold layers.03.weight, layers.04.weight",
+    )
+    assert found.notes == ("not part of the output: thesis.txt",)
+    assert run(["verify", URL, "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["out"] == URL
+
+
+def test_what_cannot_be_verified_in_a_store(s3: Any, here: Path) -> None:
+    def said() -> str:
+        with pytest.raises(mw.InputError) as found:
+            mw.verify(URL)
+        return str(found.value)
+
+    assert said() == f"no folder '{URL}'. Give the output of a merge."
+    killed("before weights 3")
+    assert said() == f"'{URL}' holds an output that is not finished. Go on with the merge that makes it."
+    s3.fs.pipe_file("models/runs/out/manifest.json", b"{}")
+    assert said() == f"'{URL}/manifest.json' is not a manifest of modelwright, or is damaged. Merge it again."
+    s3.hidden.add("models")
+    assert said().startswith("access to 's3://models/runs/out' is denied (")
+
+
+def test_hashes_for_audits(s3: Any, here: Path) -> None:
+    """Weight files are hashed before their local bytes are given up, and what was hashed is known after a kill."""
+    blake3 = pytest.importorskip("blake3").blake3
+    killed("before weights 4")  # three were put without such hashes: they are made and put again
+    stopped = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "uploading":
+            stopped.append(done)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merged().save(URL, **SHARDS, hash="blake3", progress=stop)
+    s3.forget()
+    merged().save(URL, **SHARDS, hash="blake3")
+    assert stopped
+    there = in_store(URL)
+    files = there.pop("manifest.json")["files"]
+    assert {name: entry["blake3"] for name, entry in files.items()} == {
+        name: blake3(content).hexdigest() for name, content in there.items()
+    }
+    assert mw.verify(URL).problems == ()
+    s3.fs.pipe_file("models/runs/out/config.json", there["config.json"].replace(b"llama", b"lamal"))
+    (problem,) = mw.verify(URL).problems
+    assert problem == "1 of 1 chunks of config.json differ, first at byte 0"
 
 
 # --- failures ------------------------------------------------------------------------------------------------------

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import xxhash
 
 import modelwright as mw
 import tiny_folders as tiny
@@ -55,8 +58,6 @@ def test_damage_is_told_by_file_chunk_and_tensor(here: Path, monkeypatch: pytest
     assert problem.startswith("1 of 1 chunks of model.safetensors differ, first at byte 0; they hold ")
     manifest = json.loads(Path("out/manifest.json").read_text())
     manifest["chunk_bytes"] = 1024
-    import xxhash
-
     change(path, path.stat().st_size - 1)
     content = path.read_bytes()
     hashes = [xxhash.xxh3_128_hexdigest(content[i : i + 1024]) for i in range(0, len(content), 1024)]
@@ -115,6 +116,83 @@ def test_no_manifest(text: str | None, message: str, here: Path) -> None:
     assert str(found.value) == message
 
 
+HOSTILE: dict[str, tuple[tuple[Any, ...], Any]] = {
+    "fewer hashes than chunks": (("files", "model.safetensors", "xxh3_128"), []),
+    "more hashes than chunks": (("files", "model.safetensors", "xxh3_128"), ["0", "0"]),
+    "a hash that is no text": (("files", "model.safetensors", "xxh3_128"), [7]),
+    "a size that is no number": (("files", "model.safetensors", "bytes"), "many"),
+    "a file outside": (("files", "../recipe.yml"), {"bytes": 0, "xxh3_128": []}),
+    "a file elsewhere": (("files", "/etc/passwd"), {"bytes": 0, "xxh3_128": []}),
+    "files that are no table": (("files",), ["model.safetensors"]),
+    "chunks of nothing": (("chunk_bytes",), 0),
+    "chunks that fill the memory": (("chunk_bytes",), 1 << 40),
+    "no recipe": (("recipe",), None),
+    "no run": (("run",), None),
+    "inputs without hashes": (("inputs", 0, "xxh3_128"), None),
+    "BLAKE3 that is no text": (("files", "model.safetensors", "blake3"), 3),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_manifest_that_would_let_bytes_pass(case: str, here: Path) -> None:
+    mw.merge("recipe.yml").save("out")
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    (*way, last), value = HOSTILE[case]
+    node = manifest
+    for key in way:
+        node = node[key]
+    node[last] = value
+    Path("out/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(mw.InputError) as found:
+        mw.verify("out", rerun=True)
+    assert str(found.value) == "'out/manifest.json' is not a manifest of modelwright, or is damaged. Merge it again."
+
+
+def test_a_manifest_that_is_nested_without_end(here: Path) -> None:
+    Path("out").mkdir()
+    Path("out/manifest.json").write_text("[" * 100_000)
+    with pytest.raises(mw.InputError, match="is not a manifest of modelwright, or is damaged"):
+        mw.verify("out")
+
+
+def test_a_file_that_cannot_be_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mw.merge("recipe.yml").save("out")
+    read = _verify._Local.read
+
+    def broken(self: Any, name: str, start: int, stop: int) -> bytes:
+        if name == "model.safetensors":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self, name, start, stop)
+
+    monkeypatch.setattr(_verify._Local, "read", broken)
+    assert mw.verify("out").problems == ("model.safetensors cannot be read (Input/output error)",)
+
+
+def test_an_interrupt_does_not_wait_for_the_rest(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mw.merge("recipe.yml").save("out")
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    content = Path("out/model.safetensors").read_bytes()
+    manifest["chunk_bytes"] = 1
+    hashes = [xxhash.xxh3_128_hexdigest(content[i : i + 1]) for i in range(len(content))]
+    manifest["files"] = {"model.safetensors": {"bytes": len(content), "xxh3_128": hashes}}
+    Path("out/manifest.json").write_text(json.dumps(manifest))
+    reads, read = 0, _verify._Local.read
+
+    def slow(self: Any, *where: Any) -> bytes:
+        nonlocal reads
+        reads += 1
+        time.sleep(0.002)
+        return read(self, *where)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_verify._Local, "read", slow)
+    with pytest.raises(KeyboardInterrupt):
+        mw.verify("out", threads=1, progress=interrupted)
+    assert reads < len(content) / 4
+
+
 # --- again ----------------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +226,48 @@ def test_a_changed_input_and_what_comes_of_it(here: Path) -> None:
     assert all(problem.startswith(f"'{HEAD}' comes out differently: from element") for problem in problems[1:])
 
 
+@pytest.mark.parametrize("text", [
+    RECIPE.replace("0.4", "4e-1"),  # which YAML 1.1 takes for a text
+    "merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\nname: one\n---\n"
+    "merge_method: linear\nmodels: [{model: one}, {model: b}]\nparameters: {weight: 1}\n",
+])  # fmt: skip
+def test_recipes_are_read_again_as_they_were(text: str, here: Path) -> None:
+    Path("recipe.yml").write_text(text, encoding="utf-8")
+    mw.merge("recipe.yml").save("out")
+    assert mw.verify("out", rerun=True).problems == ()
+
+
+@pytest.mark.torch
+def test_what_an_accelerator_made_is_compared_within_the_tolerance(here: Path) -> None:
+    """`cpu:0` takes the way of every accelerator. The recipe's method is reproducible to the bit on processors."""
+    pytest.importorskip("torch")
+    mw.merge("recipe.yml").save("out", device="cpu:0")
+    path = Path("out/model.safetensors")
+    change(path, int(mw.open("out")[HEAD].source.rpartition("@ ")[2]))  # the lowest bit of the first number
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    manifest["files"]["model.safetensors"]["xxh3_128"] = [xxhash.xxh3_128_hexdigest(path.read_bytes())]
+    Path("out/manifest.json").write_text(json.dumps(manifest))
+    found = mw.verify("out", rerun=True)
+    assert found.problems == ()
+    assert found.notes[-1].endswith("by no more than 2 units in the last place, as accelerators may")
+    manifest["run"]["device"] = "cpu"
+    Path("out/manifest.json").write_text(json.dumps(manifest))
+    assert mw.verify("out", rerun=True).problems[0].startswith(f"'{HEAD}' comes out differently: from element 0 on")
+    manifest["run"]["device"] = "banana"
+    Path("out/manifest.json").write_text(json.dumps(manifest))
+    found = mw.verify("out", rerun=True)
+    assert found.problems == ()
+    assert found.notes[0] == "made on banana, which is not here, so it was merged again on the CPU"
+
+
+def test_values_that_are_not_finite_are_near_where_they_are_the_same() -> None:
+    a, b = (np.array([np.nan, np.inf, 1.0], "f4") for _ in "ab")
+    b[2] = np.nextafter(b[2], np.float32(2))
+    assert _verify._near(a.view(np.uint8), b.view(np.uint8), DTYPES["float32"])
+    b[0] = 0
+    assert not _verify._near(a.view(np.uint8), b.view(np.uint8), DTYPES["float32"])
+
+
 def test_from_another_folder(here: Path) -> None:
     mw.merge("recipe.yml").save("out")
     Path("elsewhere").mkdir()
@@ -176,13 +296,11 @@ def test_tolerance_of_methods_that_have_one(here: Path) -> None:
     ref = mw.open("out")[HEAD]
     change(path, int(ref.source.rpartition("@ ")[2]))  # the lowest bit of the first number
     manifest = json.loads(Path("out/manifest.json").read_text())
-    import xxhash
-
     manifest["files"]["model.safetensors"]["xxh3_128"] = [xxhash.xxh3_128_hexdigest(path.read_bytes())]
     Path("out/manifest.json").write_text(json.dumps(manifest))
     found = mw.verify("out", rerun=True)
     assert found.problems == ()
-    assert found.notes == ("1 tensors differ by no more than 2 units in the last place, which slerp allows",)
+    assert found.notes == ("1 tensor differs by no more than 2 units in the last place, which slerp allows",)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])

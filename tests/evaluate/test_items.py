@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 from modelwright.errors import InputError
 from modelwright.evaluate import SPLITS, Items, Splits
+from modelwright.evaluate._items import contents_of
 
 
 def items(*names: str) -> Items:
-    return Items.of(np.arange(len(names)), np.zeros(len(names), int), names)
+    return Items.of(list(names), np.zeros(len(names), int), names)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,33 @@ def test_no_item_is_in_two_splits() -> None:
     for _ in range(2):  # and the refused one is not handed out later
         with pytest.raises(InputError, match="'test' and 'tune' both have b"):
             splits["test"]
+
+
+def test_the_same_data_under_other_ids_are_in_two_splits() -> None:
+    """Such as a file that was named twice: told when the second is loaded, or at once where contents are known."""
+    first, second = items("a", "b"), replace(items("a", "b"), ids=("c", "d"))
+    message = r"'tune' and 'test' are the same data under other ids\. Name other data for one of them"
+    splits = Splits({"tune": first, "test": lambda: second})
+    assert len(splits["test"]) == 2
+    for _ in range(2):
+        with pytest.raises(InputError, match=message):
+            splits["tune"]
+    contents = {name: contents_of(of.inputs, of.targets) for name, of in (("tune", first), ("test", second))}
+    with pytest.raises(InputError, match=message):
+        Splits({"tune": first, "test": second}, contents=contents)
+
+
+def test_single_repetitions_are_counted() -> None:
+    """By input and target, for each item of the split that was asked about."""
+    tune = Items.of(np.array([[1, 2], [3, 4], [3, 4], [5, 6]]), [0, 1, 1, 0], ["a", "b", "c", "d"])
+    test = Items.of(np.array([[3, 4], [1, 2], [7, 8]]), [1, 1, 0], ["e", "f", "g"])
+    splits = Splits({"tune": tune, "test": test})
+    assert splits.shared("test") == {}  # nothing is loaded that nobody asked for
+    assert len(splits["tune"]) == 4
+    assert len(splits["test"]) == 3
+    assert splits.shared("test") == {"tune": 1}
+    assert splits.shared("tune") == {"test": 2}
+    assert Splits({"test": test})["test"].ids == test.ids
 
 
 def test_a_search_cannot_read_test() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import modelwright as mw
 import tiny_language as tiny
 from modelwright.errors import InputError
 from modelwright.evaluate import (
@@ -117,6 +118,22 @@ def test_metrics_of_whole_sets_are_left_out_by_name(tmp_path: Path) -> None:
     assert part.head.made["left_out"] == ["f1"]
 
 
+def test_choices_that_were_asked_about_twice(tmp_path: Path) -> None:
+    """For `acc_mutual_info` the harness logs the choices after their question, and then all of them after nothing."""
+    after, alone = [[-1.0, False], [-2.0, False]], [[-0.1, False], [-0.2, False]]
+    row = {
+        "doc_id": 0, "doc": {}, "target": "1", "filter": "none", "metrics": ["acc", "acc_mutual_info"], "acc": 0.0,
+        "acc_mutual_info": 0.0, "filtered_resps": after + alone,
+    }  # fmt: skip
+    log = tmp_path / "samples_x_2026-01-01T00-00-00.000000.jsonl"
+    log.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    records = records_of_lm_eval(log)
+    (part,) = records.on("x.acc")
+    assert part.column("answer").tolist() == ["0"]
+    assert part.table["probabilities"].to_pylist()[0] == pytest.approx([0.7310586, 0.2689414])  # of two, not of four
+    assert records.on("x.acc_mutual_info")[0].head.metric == "accuracy"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -157,7 +174,7 @@ def system() -> CausalPredictor:
 def include(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The task files, with the path of their data."""
     folder = tmp_path_factory.mktemp("tasks")
-    for path in (HERE / "lm_eval_tasks").glob("*.yaml"):
+    for path in (HERE / "lm_eval_tasks").glob("*yaml"):  # a template that others include has no suffix
         (folder / path.name).write_text(path.read_text(encoding="utf-8").replace("DATA", str(folder)), encoding="utf-8")
     for path in (HERE / "lm_eval_tasks").glob("*.jsonl"):
         shutil.copy(path, folder)
@@ -177,7 +194,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     [
         ("tiny_choice", "acc", None), ("tiny_choice", "acc_norm", None), ("tiny_write", "exact_match", "first-letter"),
         ("tiny_write", "exact_match", "all"), ("tiny_text", "bits_per_byte", None),
-        ("tiny_text", "word_perplexity", None),
+        ("tiny_text", "word_perplexity", None), ("tiny_mutual", "acc", None), ("tiny_mutual", "acc_mutual_info", None),
     ],
 )  # fmt: skip
 def test_tasks_give_what_the_harness_gives(
@@ -195,6 +212,32 @@ def test_tasks_give_what_the_harness_gives(
     assert part.figure == pytest.approx(results["results"][name][f"{metric},{kind or 'none'}"], rel=1e-9)
     samples = [s for s in results["samples"][name] if s["filter"] == (kind or "none")]
     assert part.ids == [f"{s['doc_id']}-{s['doc_hash'][:16]}" for s in samples]
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_a_group_in_the_format_of_mmlu(
+    shots: int, offline: Any, include: Path, system: CausalPredictor, tmp_path: Path
+) -> None:
+    """A group of a tag of tasks that include a template, with letters as choices and the first examples of `dev`."""
+    from lm_eval.tasks import TaskManager
+
+    described = {"kind": "lm-eval", "data": "mini_mmlu", "include": str(include), "shots": shots}
+    (tmp_path / "mmlu.yml").write_text(json.dumps(described), encoding="utf-8")
+    records = mw.eval(system, str(tmp_path / "mmlu.yml"), batch=3)
+    names = ["mini_mmlu_colours", "mini_mmlu_numbers"]
+    assert records.tasks == [f"{name}.acc" for name in names]
+    results = offline.simple_evaluate(
+        model=harness_model(system), tasks=["mini_mmlu"], bootstrap_iters=0, num_fewshot=shots,
+        task_manager=TaskManager(include_path=str(include), include_defaults=False),
+    )  # fmt: skip
+    for name in names:
+        (part,) = records.on(f"{name}.acc")
+        assert part.figure == results["results"][name]["acc,none"]
+        assert all(len(p) == 4 for p in part.table["probabilities"].to_pylist())
+        assert part.table["calls"].to_pylist() == [4] * len(part.ids)
+        assert part.table["tokens_in"].null_count == len(part.ids)
+    with pytest.raises(InputError, match=r"'.*mmlu\.yml' is 2 tasks: mini_mmlu_colours\.acc, mini_mmlu_numbers\.acc"):
+        mw.task(str(tmp_path / "mmlu.yml"))
 
 
 def test_logs_and_tasks_have_the_same_items(offline: Any, include: Path, system: CausalPredictor) -> None:

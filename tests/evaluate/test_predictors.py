@@ -82,7 +82,7 @@ def test_what_a_system_cannot_do() -> None:
         found.loglikelihoods([("a", "b")])
     with pytest.raises(InputError, match="'f' cannot generate text"):
         found.texts(["a"], Sampling())
-    with pytest.raises(InputError, match="a int cannot be evaluated"):
+    with pytest.raises(InputError, match="cannot be evaluated: it is of the type int"):
         predictor(3)
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from modelwright.evaluate import (
     FunctionPredictor,
     Items,
     Plan,
+    Predictor,
     Records,
     Regression,
     Splits,
     run,
 )  # fmt: skip
+from modelwright.evaluate._code import function_hash
 from modelwright.evaluate._records import table_of, write_part
 
 N = 50
@@ -149,6 +152,115 @@ def test_restart_asks_again(tmp_path: Path) -> None:
     asked = Asked()
     run([system(asked)], [task()], tmp_path, Plan(restart=True))  # neither are the parts of the broken one left
     assert len(asked.inputs) == N
+
+
+# --- functions -------------------------------------------------------------------------------------------------------
+
+
+def rising(at: float, unit: Any = None) -> Any:
+    """A function with its threshold in a closure, and something beside that nobody can hash."""
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        assert unit is None or unit
+        return np.stack([x[:, 0] <= at, x[:, 0] > at], axis=1).astype(float)
+
+    return answer
+
+
+def test_a_function_that_has_changed_is_another_system(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same line of code with another number in its closure."""
+    run([system(rising(0.0))], [task()], tmp_path)
+    run([system(rising(0.0))], [task()], tmp_path)
+    assert caplog.messages == []
+    with pytest.raises(InputError, match=r"records of 's' on 'sides', and the system has changed since"):
+        run([system(rising(0.5))], [task()], tmp_path)
+    run([system(rising(0.5))], [task()], tmp_path, Plan(restart=True))
+    with pytest.raises(InputError, match="the system has changed since"):
+        run([system(rising(0.5), outputs="logits")], [task()], tmp_path)
+
+
+def test_what_cannot_be_told_of_a_function_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A list may hold anything by the next run; its answers are gone on with, and a warning names it."""
+    run([system(rising(0.0, [1]))], [task()], tmp_path)
+    assert caplog.messages == []  # there is nothing to go on with yet
+    run([system(rising(0.0, [2]))], [task()], tmp_path)
+    assert caplog.messages == [
+        "'s' on 'sides': 50 answers are those of an earlier run, and whether 'unit' has changed since cannot be told. "
+        "To ask again: --restart, or restart=True."
+    ]
+    notes: list[str] = []
+    run([system(Asked())], [task()], tmp_path / "other", Plan(note=notes.append))
+    run([system(Asked())], [task()], tmp_path / "other", Plan(note=notes.append))
+    assert len(notes) == 1
+    assert "whether 'Asked' has changed since" in notes[0]
+
+
+def test_records_of_a_system_without_a_fingerprint(tmp_path: Path) -> None:
+    """Such as of a predictor of one's own, or records that an earlier version wrote of a function."""
+
+    class Mine(Predictor):
+        def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
+            return rising(0.0)(inputs)
+
+    notes: list[str] = []
+    plan = Plan(note=notes.append)
+    run([Mine("s")], [task()], tmp_path, plan)
+    run([Mine("s")], [task()], tmp_path, plan)
+    run([system(rising(0.0))], [task()], tmp_path, plan)
+    assert len(notes) == 2
+    assert all("whether it has changed since cannot be told" in note for note in notes)
+
+
+SCALE, ROWS = 2.0, [1, 2]
+
+
+def scaled(x: float) -> float:
+    return SCALE * x
+
+
+@pytest.mark.parametrize(
+    ("function", "unknown"),
+    [
+        (rising(1.0), ()),
+        (lambda x: [scaled(one) for one in x], ()),
+        (lambda x: x[ROWS], ("ROWS",)),
+        (lambda x: [x[i] for i in range(3) if i in ROWS], ("ROWS",)),
+        (partial(scaled), ()),
+        (partial(scaled, [1]), ("argument 0",)),
+        (Counter().get, ("get",)),
+        (np.log1p, ()),
+        (len, ()),
+    ],
+)
+def test_what_is_seen_of_a_function(function: Any, unknown: tuple[str, ...]) -> None:
+    first = function_hash(function)
+    assert first[1] == unknown
+    assert function_hash(function) == first
+
+
+def test_variables_and_functions_around_a_function_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def direct(x: float) -> float:
+        return SCALE * x
+
+    def through(x: float) -> float:
+        return scaled(x)
+
+    before = [function_hash(f)[0] for f in (direct, through)]
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    after = [function_hash(f)[0] for f in (direct, through)]
+    assert not set(before) & set(after)
+
+
+def test_a_function_without_a_file_is_known_by_its_bytecode() -> None:
+    def made(text: str) -> Any:
+        found: dict[str, Any] = {}
+        exec(text, found)
+        return found["f"]
+
+    plus, same, minus = made("def f(x): return x + 1"), made("def f(x): return x + 1"), made("def f(x): return x - 1")
+    inner, other = (made(f"def f(x): return [y {sign} 1 for y in x]") for sign in "+-")
+    assert function_hash(plus) == function_hash(same)
+    assert len({function_hash(f)[0] for f in (plus, minus, inner, other)}) == 4
 
 
 def test_shuffled_data_are_the_same_data(tmp_path: Path) -> None:
@@ -361,7 +473,7 @@ class System(FunctionPredictor):
         return super().probabilities(inputs, classes)
 
 print("asking", flush=True)
-run([System("s", function=answer)], [task], out, Plan(batch=4, progress=told))
+run([System("s", function=answer, fingerprint="whatever the pause")], [task], out, Plan(batch=4, progress=told))
 """
 
 

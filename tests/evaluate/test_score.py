@@ -64,6 +64,8 @@ def test_items_keep_what_they_say(tmp_path: Path) -> None:
     assert part.table["target"].to_pylist() == ["y", ""]
     assert part.slices()["lang"].tolist() == ["de", ""]
     assert part.column("seconds").min() > 0
+    for name in ("calls", "tokens_in", "tokens_out"):  # of what the command did nothing is known but its time
+        assert part.table[name].null_count == 2, name
     assert without_intervals(Records([part])) == []
 
 

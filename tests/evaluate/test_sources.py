@@ -390,6 +390,7 @@ def test_splits_that_are_none(here: Path, rows: dict[str, int], options: dict[st
         ("d.csv", "", r"the data are empty: a task needs items. \[d.csv\]"),
         ("d.csv", "a,target\n", "the data are empty"),
         ("d.csv", "a,target\n1,x\n2\n", r"each row must have 2 cells, got 1. \[d.csv:3\]"),
+        ("d.csv", "a;target\n1;x\n", r"cells seem to be separated by ';', and must be by commas. .*\[d.csv:1\]"),
         ("d.csv", "a,a,target\n1,2,x\n", r"the column 'a' stands twice. .*\[d.csv:1\]"),
         ("d.csv", "a,,target\n1,2,x\n", "a column has no name"),
         ("d.csv", "a,target\n1,x\n,y\n", r"'a' is empty. .*\[d.csv, line 3\]"),
@@ -592,3 +593,32 @@ def test_kinds_are_a_registry() -> None:
 def test_options_are_the_keys_of_a_task_file() -> None:
     with pytest.raises(InputError, match=r"unknown key 'colums'. Did you mean 'columns'?"):
         task((X, Y), colums={})
+
+
+# --- splits that have items in common ----------------------------------------------------------------------------------
+
+ROWS = "x,target\n" + "".join(f"{i},{'even' if i % 2 == 0 else 'odd'}\n" for i in range(8))
+
+
+def test_the_same_data_for_two_splits(here: Path) -> None:
+    """Told whichever split is asked about, so that it does not matter which process reads which."""
+    x, y = np.arange(8.0)[:, None], np.arange(8) % 2
+    np.savez("t.npz", x_val=x, y_val=y, x_test=x, y_test=y)
+    message = r"'validation' and 'test' are the same data under other ids"
+    with pytest.raises(InputError, match=message):
+        task("t.npz")
+    texts = [json.dumps({"text": f"text {i}", "split": split}) for split in ("val", "test") for i in range(4)]
+    write("t.jsonl", "\n".join(texts))
+    with pytest.raises(InputError, match=message):
+        task("t.jsonl", kind="perplexity")
+
+
+def test_rows_that_two_splits_have(here: Path) -> None:
+    rows = ROWS.replace("x,target", "x,target,split").replace("even\n", "even,tune\n").replace("odd\n", "odd,test\n")
+    found = task(write("t.csv", rows + "1,odd,tune\n1,even,tune\n"))
+    assert found.splits.shared("test") == {"tune": 1}
+    assert found.for_search().splits.shared("tune") == {"test": 1}
+    records = mw.eval({"even": lambda x: np.tile([1.0, 0.0], (len(x), 1))}, found)
+    assert records.part("t", "even").head.made["shared"] == {"tune": 1}
+    (note,) = [note for note in mw.compare(records).notes if "split" in note]
+    assert note == "'t': 1 of its test items are in its split 'tune' too, with the same target."

@@ -182,6 +182,26 @@ def test_tasks_with_the_same_items_are_resampled_together() -> None:
     assert other.high - other.low == pytest.approx((alone.high - alone.low) / math.sqrt(2), rel=0.08)
 
 
+def test_bare_numbers_are_no_names_of_items() -> None:
+    """Two tasks whose items are called 0, 1, .. share nothing, unless their targets say so: then it may be two views."""
+    first, second = whole("accuracy", 100, 1), whole("accuracy", 100, 2)
+    other = replace(first, targets=first.targets[::-1].copy())
+    numbers, named = [str(i) for i in range(100)], ids(100)
+
+    def drawn(found: Whole, names: list[str]) -> list[float]:
+        return sample(METRICS["accuracy"], [found], names, seed=0, count=100)[0].draws.tolist()
+
+    assert first.targets.tolist() == second.targets.tolist()
+    assert stats.names_for(numbers, first.targets) == stats.names_for(numbers, second.targets)
+    assert stats.names_for(numbers, first.targets) != stats.names_for(numbers, other.targets)
+    assert stats.names_for(named, first.targets) == stats.names_for(named, other.targets) == named
+    assert drawn(first, numbers) != drawn(other, numbers)  # the scores are the same
+    assert drawn(first, named) == drawn(other, named)
+    pair = (first, second), (other, replace(second, targets=other.targets))
+    swaps = [stats.swap(METRICS["accuracy"], [one], numbers, seed=0, count=100)[0].first.tolist() for one in pair]
+    assert swaps[0] != swaps[1]
+
+
 def test_a_ratio_is_that_of_the_draws() -> None:
     first, second = sample(METRICS["accuracy"], [whole("accuracy", 80, s) for s in (1, 2)], ids(80), seed=0, count=500)
     ratio = first.over(second)

@@ -357,6 +357,18 @@ def test_a_function_is_known_by_its_file(net: Path) -> None:
     assert one("changed.py:function").fingerprint != before
 
 
+def test_a_function_is_known_by_what_it_refers_to(net: Path) -> None:
+    """One file, whose function answers by what the environment says."""
+    source = "import os\ndef made():\n    at = float(os.environ['AT'])\n    return lambda x: x > at\n"
+    Path("by.py").write_text(source)
+    prints: list[str] = []
+    for at in ("1", "1", "2"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AT", at)
+            prints.append(one("by.py:made").fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
 def test_a_module_in_train_mode(net: Path) -> None:
     with pytest.raises(InputError, match="'training' is in train mode"):
         one("net.py:training")
@@ -376,7 +388,7 @@ def test_labels(here: Path) -> None:
     [
         ("nothing", "there is no model 'nothing'. Give a folder, a recipe file, a checkpoint with --network"),
         ("owner/name", "models on the Hub have to be downloaded first"),
-        (3, "a int cannot be evaluated"),
+        (3, "cannot be evaluated: it is of the type int"),
     ],
 )
 def test_what_is_no_system(here: Path, reference: Any, said: str) -> None:

@@ -44,7 +44,7 @@ def is_whole(parameter: Parameter) -> bool:
 
 
 def options(parameter: Parameter) -> list[Any]:
-    """Every value of an option; for a number that may be absent, a number that no float format rounds."""
+    """Every value of an option; for a number that may be absent, one that no float format rounds."""
     found: list[Any] = []
     for part in parts(parameter.field.annotation):
         if part is bool:
@@ -53,6 +53,8 @@ def options(parameter: Parameter) -> list[Any]:
             found += get_args(part)
         elif part is float:
             found.append(0.625)
+        elif part is int:
+            found.append(2)
         elif part is type(None):
             found.append(None)
     return found
@@ -77,9 +79,11 @@ def number(parameter: Parameter, rng: np.random.Generator) -> float:
     """A number from the lower half of the range, so that shares of several parameters still fit together."""
     low, _, high, _ = bounds(parameter)
     low = 0.1 if low is None else low
+    if is_whole(parameter):
+        low = math.ceil(low)
+        return int(rng.integers(low, low + 2 if high is None else int(high), endpoint=True))
     high = low + 1 if high is None else high
-    drawn = float(rng.uniform(low + 0.1 * (high - low), low + 0.5 * (high - low)))
-    return math.ceil(drawn) if is_whole(parameter) else drawn
+    return float(rng.uniform(low + 0.1 * (high - low), low + 0.5 * (high - low)))
 
 
 def draw(method: Method, count: int, rng: np.random.Generator, chosen: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -122,11 +126,13 @@ def described(chosen: dict[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in chosen.items()) or "defaults"
 
 
+#: Every method with each of its options.
 VARIANTS = [
     pytest.param(method, chosen, id=f"{name}-{described(chosen)}")
     for name, method in METHODS.items()
     for chosen in variants(method)
 ]
+SMOOTH = [entry for entry in VARIANTS if entry.values[0].differentiable]
 
 
 def count_of(method: Method, wanted: int = 3) -> int:

@@ -13,7 +13,7 @@ import pytest
 from modelwright.methods import Method
 from modelwright.tensors import NoiseKey, narrow, to_numpy, widen
 
-from .cases import ALL, SHAPES, VARIANTS, call, count_of, draw, tensors
+from .cases import ALL, SHAPES, SMOOTH, VARIANTS, call, count_of, draw, tensors
 
 KEY = NoiseKey(seed=11, tensor="model.norm.weight")
 
@@ -142,7 +142,7 @@ def test_the_record_runs_the_same_function(method: Method, chosen: dict[str, Any
 
 @pytest.mark.torch
 @pytest.mark.parametrize("degenerate", ["gaussian", "equal", "zero"])
-@pytest.mark.parametrize(("method", "chosen"), VARIANTS)
+@pytest.mark.parametrize(("method", "chosen"), SMOOTH)
 def test_gradients_reach_every_input(method: Method, chosen: dict[str, Any], degenerate: str) -> None:
     convert = torch_of("float64")
     models, base, parameters = setting(method, chosen)
@@ -157,7 +157,7 @@ def test_gradients_reach_every_input(method: Method, chosen: dict[str, Any], deg
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("method", "chosen"), VARIANTS)
+@pytest.mark.parametrize(("method", "chosen"), SMOOTH)
 def test_gradients_are_those_of_finite_differences(method: Method, chosen: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
     models, base, parameters = setting(method, chosen, (2, 4))

@@ -14,7 +14,7 @@ import pytest
 from modelwright.errors import InputError, RunError
 from modelwright.methods import METHODS, Method, Parameter, Registry
 
-from .cases import ALL, bounds, call, count_of, draw, is_number, is_whole, options, tensors
+from .cases import ALL, bounds, call, count_of, draw, is_number, is_whole, options, parts, tensors
 
 PARAMETERS = [
     pytest.param(method, parameter, id=f"{method.name}-{name}")
@@ -95,7 +95,14 @@ def outside(parameter: Parameter) -> list[Any]:
     """Values that the declaration rules out, next to its bounds and of other types."""
     if not is_number(parameter):
         wrong: list[Any] = ["no such option", [], 3]
-        return [value for value in wrong if value not in options(parameter) and not allows_numbers(parameter, value)]
+        texts = str in parts(parameter.field.annotation)
+        return [
+            value
+            for value in wrong
+            if value not in options(parameter)
+            and not allows_numbers(parameter, value)
+            and not (texts and isinstance(value, str))
+        ]
     low, low_in, high, high_in = bounds(parameter)
     found: list[Any] = [math.nan, math.inf, -math.inf, "0.5", True, None]
     if low is not None:
@@ -106,7 +113,7 @@ def outside(parameter: Parameter) -> list[Any]:
 
 
 def allows_numbers(parameter: Parameter, value: Any) -> bool:
-    return isinstance(value, int) and any(option == 0.625 for option in options(parameter))
+    return isinstance(value, int) and any(option in (0.625, 2) for option in options(parameter))
 
 
 @pytest.mark.parametrize(("method", "parameter"), PARAMETERS)

@@ -44,6 +44,8 @@ def test_the_whole_is_judged_by_the_parts_that_decide() -> None:
     assert whole_verdict([holds, open_]) == "inconclusive"
     assert whole_verdict([holds, open_, fails]) == "does not hold"
     assert whole_verdict([holds, part(">", 0.7, decides=False)]) == "holds"
+    assert whole_verdict([]) == "inconclusive"
+    assert whole_verdict([part(">", 0.3, decides=False)]) == "inconclusive"
     assert {part(">", bound).verdict for bound in (0.3, 0.5, 0.7)} == set(VERDICTS)
 
 
@@ -62,6 +64,25 @@ def test_the_interval_of_a_mean_is_that_of_normal_theory() -> None:
     assert found.value == pytest.approx(scores.mean())
     assert found.low == pytest.approx(scores.mean() - half, abs=0.1 * half)
     assert found.high == pytest.approx(scores.mean() + half, abs=0.1 * half)
+
+
+def test_one_number_of_one_seed_has_no_interval() -> None:
+    """Whatever it is, it decides nothing; made of items, or of two seeds, it has one."""
+    measured = Measured()
+    measured.add(0, "scale", 0.7)
+    measured.add(0, "hits", [0.0, 1.0, 1.0, 1.0])
+    for found in (measured.interval(lambda mean: mean("scale")), measured.range(lambda mean: mean("hits"))):
+        assert found.single
+        assert found.low == found.value == found.high
+        assert part(">", 0.3, interval=found).verdict == "inconclusive"
+        assert part("<", 0.3, interval=found).verdict == "inconclusive"
+    both = measured.interval(lambda mean: mean("hits") - mean("scale"))
+    assert not both.single
+    assert both.low < both.value < both.high
+    measured.add(1, "scale", 0.8)
+    for found in (measured.interval(lambda mean: mean("scale")), measured.range(lambda mean: mean("scale"))):
+        assert not found.single
+        assert part(">", 0.3, interval=found).verdict == "holds"
 
 
 def test_differences_are_paired_by_item() -> None:

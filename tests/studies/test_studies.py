@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -125,6 +126,35 @@ def test_what_cannot_be_run() -> None:
         Table("Throws", ("coin", "share"), (("mine",),))
 
 
+def test_versions_are_those_of_the_packages_that_hold_the_modules(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules are imported by other names than packages are installed by, and some belong to none."""
+    (tmp_path / "lonely_module.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = replace(coin(0.7), needs=("sklearn", "yaml", "sklearn.metrics", "lonely_module")).run().versions
+    assert list(found) == ["python", "modelwright", "numpy", "scikit-learn", "PyYAML", "lonely_module"]
+    assert found["PyYAML"] == importlib.metadata.version("PyYAML")
+    assert found["lonely_module"] == ""
+
+
+def test_one_seed_without_items_says_that_it_has_no_interval() -> None:
+    from modelwright.studies._text import statements
+
+    def experiment(setting: studies.Setting) -> Findings:
+        measured = studies.Measured()
+        for seed in setting.each_seed():
+            measured.add(seed, "share", 0.7)
+        found = measured.interval(lambda mean: mean("share"))
+        return Findings([Part("side", "It falls", found, ">", 0.5)], {"share": Figure("share", found)}, [], [])
+
+    one = replace(coin(0.7), experiment=experiment).run(seeds=1)
+    assert one.verdict == "inconclusive"
+    assert statements(one.parts) == [("It falls", "70.0 %, of one seed: no interval", "> 50 %", "inconclusive")]
+    assert one.as_json()["parts"][0]["interval"]["single"] is True
+    assert replace(coin(0.7), experiment=experiment).run(seeds=2).verdict == "holds"
+
+
 def test_an_unknown_id_is_mended() -> None:
     with pytest.raises(InputError, match=r"there is no study 'model-soup'. Did you mean 'model-soups'"):
         mw.study("model-soup")
@@ -216,14 +246,16 @@ def test_conflicts_are_counted() -> None:
 
 
 def test_views_keep_what_an_image_holds_and_splits_are_apart() -> None:
-    from modelwright.studies._digits import VIEWS, digits, digits_task, views
+    from modelwright.studies._digits import VIEWS, digits, digits_task
+    from modelwright.suites._views import views
 
     parts = digits(0)
     assert [len(parts[name]) for name in ("tune", "validation", "test")] == [1078, 359, 360]
     assert len({name for items in parts.values() for name in items.ids}) == 1797
     images = np.asarray(parts["test"].inputs)
-    assert set(views(0)) == set(VIEWS)
-    for name, view in views(0).items():
+    known = views(np.random.default_rng(0))
+    assert set(known) == set(VIEWS)
+    for name, view in known.items():
         shown = view(images)
         assert shown.shape == images.shape
         assert not np.array_equal(shown, images), name
@@ -297,3 +329,33 @@ def test_subsets_of_experts() -> None:
         found = subsets(1, count)
         assert len(found) == number
         assert all(len(set(names)) == count and set(names) <= set(HELD_IN) for names in found)
+
+
+def test_what_was_changed_after_results_decides_nothing() -> None:
+    """Strengths of corruption and tolerances that came after a first run, and statements that cannot come out otherwise."""
+    decides = {
+        name: {part.name: part.decides for part in smoke(name).parts}
+        for name in ("model-breadcrumbs", "merging-at-scale", "model-soups")
+    }
+    crumbs = decides["model-breadcrumbs"]
+    assert not any(crumbs[name] for name in ("construction", "survives more", "collapses at more"))
+    assert crumbs["survives"]
+    assert crumbs["collapses"]
+    assert all("20-fold" not in part.says for part in smoke("model-breadcrumbs").parts if not part.decides)
+    assert not decides["merging-at-scale"]["contains averaging"]
+    assert not any(decides["model-soups"][name] for name in ("greedy on validation", "greedy steps"))
+    assert decides["model-soups"]["greedy improves"]
+
+
+def test_one_entry_more_than_the_signal_is_the_noise_of_the_plan() -> None:
+    """The authors' TIES keeps int(density x size) + 1 entries, which at the signal's own density is one of noise."""
+    from modelwright.studies._ties_merging import GENERATED
+    from modelwright.studies._vectors import vectors
+
+    exact, more = (GENERATED[name] for name in ("TIES, density 0.05", "TIES, density 0.05 and one entry"))
+    noise: list[float] = []
+    for seed in range(5):
+        made = vectors(np.random.default_rng((seed, 30)))
+        assert made.off_support(made.merged(exact[0], **exact[1])) == 0
+        noise.append(made.off_support(made.merged(more[0], **more[1])))
+    assert np.mean(noise) == pytest.approx(0.004, abs=0.0005)

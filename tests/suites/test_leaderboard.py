@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError
-from modelwright.evaluate import Metric, Part, Records
-from modelwright.methods import METHODS
+from modelwright.evaluate import FunctionPredictor, Metric, Part, Predictor, Records, compare
 from modelwright.suites import Cells, Leaderboard, Settings, leaderboard, pooled, sweep
 from modelwright.suites._leaderboard import spread
 from modelwright.suites._order import RESAMPLES, compare_orders
-from suites.tiny import VIEWS, TinySuite
-
-MERGED = sorted(set(METHODS) - {"slerp", "nuslerp", "passthrough"})
+from suites.tiny import VIEWS, TinyFamily, TinySuite, _family, merging
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_files(folder: Path, board: Leaderboard, tmp_path: Path) -> None:
     words = {node.text for node in ElementTree.fromstring(picture).iter() if node.text}
     assert {"ties", "ensemble", "tiny"} <= words
     page = files[3].read_text(encoding="utf-8")
-    assert f"The best merge is {max(MERGED, key=lambda name: board.line(name).share.mean())} with " in page
+    assert f"The best merge is {max(sorted(merging(3)), key=lambda name: board.line(name).share.mean())} with " in page
     assert "<svg" in page
     assert "http" not in re.sub(r"http://www.w3.org/\S+", "", page)
     board.write(tmp_path / "again")
@@ -184,13 +183,156 @@ def test_intervals_are_those_of_paired_differences(folder: Path) -> None:
     assert pair.low < pair.difference < pair.high
 
 
-def test_the_seeds_pooled_are_paired_by_seed_and_item(folder: Path, board: Leaderboard) -> None:
+def test_a_draw_without_a_share_is_left_out_and_counted(folder: Path) -> None:
+    """Of 400 items the expert has 2 right: e^-2 of the resamples have none of them."""
+    coins = Coins(folder, {"linear": 0.7, "base": 0.5})
+    few = np.zeros(400, bool)
+    few[:2] = True
+    coins._parts["experts"] = Coins._of(coins.part("linear", 0, "upright"), few)
+    pair = next(pair for pair in compare_orders(coins) if pair.better == "linear")
+    assert pair.undefined == pytest.approx(np.exp(-2) * RESAMPLES, rel=0.3)
+    assert np.isfinite([pair.low, pair.high]).all()
+    coins._parts["experts"] = Coins._of(coins.part("linear", 0, "upright"), np.zeros(400, bool))
+    none = next(pair for pair in compare_orders(coins) if pair.better == "linear")
+    assert none.verdict == "cannot be told"
+    assert np.isnan([none.difference, none.low, none.high]).all()
+
+
+class Weak(TinySuite):
+    """The expert of one task has every item wrong."""
+
+    def family(self, seed: int, **_more: object) -> TinyFamily:  # type: ignore[override]
+        found = _family(seed)
+        return WeakFamily(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+class WeakFamily(TinyFamily):
+    def system(self, weights: Checkpoint, label: str, *, device: str = "cpu") -> Predictor:
+        if label not in ("negative", "expert-negative"):
+            return super().system(weights, label, device=device)
+        items = [self.tasks["negative"].items(split) for split in ("validation", "test")]
+        known = {x.tobytes(): y for part in items for x, y in zip(part.inputs, part.targets, strict=True)}
+        wrong = np.eye(10)[1:].tolist() + np.eye(10)[:1].tolist()
+        return FunctionPredictor(label, function=lambda x: np.array([wrong[known.get(one.tobytes(), 0)] for one in x]))
+
+
+def test_a_task_whose_expert_knows_nothing_is_left_out_of_shares_and_said(tmp_path: Path) -> None:
+    sweep(Weak(), "ties", out=tmp_path, settings=Settings(seeds=2, budget=2, validation=60))
+    board = leaderboard(tmp_path)
+    assert board.without == {"negative": [0, 1]}
+    line, known = board.line("ties"), [view for view in VIEWS if view != "negative"]
+    assert line.shares["negative"] == [None, None]
+    np.testing.assert_allclose(line.share, np.mean([line.shares[view] for view in known], axis=0))
+    files = board.write(tmp_path / "written")
+    text = files[0].read_text(encoding="utf-8")
+    assert "negative: its expert has no figure above 0 (seed 0, 1), so there is no share of it" in text
+    for path in files:
+        assert "nan" not in path.read_text(encoding="utf-8").lower().replace("nano", "")
+    data = json.loads(files[1].read_text(encoding="utf-8"))
+    assert next(line for line in data["lines"] if line["label"] == "ties")["shares"]["negative"] == [None, None]
+    assert Leaderboard.of(data).markdown() == board.markdown()
+
+
+def test_a_board_comes_back_from_its_data(board: Leaderboard) -> None:
+    again = Leaderboard.of(json.loads(json.dumps(board.data)))
+    assert again.data == board.data
+    assert again.markdown() == board.markdown()
+    assert again.picture() == board.picture()
+    nothing = replace(board.line("ties"), shares={view: [float("nan")] * 2 for view in VIEWS})
+    odd = Leaderboard.of(json.loads(json.dumps(replace(board, lines=[nothing]).data)))
+    assert np.isnan(odd.lines[0].share).all()
+    with pytest.raises(InputError, match="these are no data of a leaderboard as this version writes it"):
+        Leaderboard.of({"version": 0})
+
+
+def test_tables_say_how_many_seeds_a_line_has(board: Leaderboard) -> None:
+    row = next(row for row in board.markdown().splitlines() if row.startswith("| `ties` |"))
+    head = next(row for row in board.markdown().splitlines() if row.startswith("| system |"))
+    assert row.split(" | ")[head.split(" | ").index("n")] == "2"
+    assert {line["n"] for line in board.data["lines"]} == {2}
+    assert re.search(r"<th[^>]*>n</th>", board.html())
+
+
+def test_a_board_without_a_merge_has_its_files(board: Leaderboard, tmp_path: Path) -> None:
+    bare = replace(board, lines=[line for line in board.lines if line.group == "reference"], order=[])
+    page = bare.write(tmp_path)[3].read_text(encoding="utf-8")
+    assert "No merge has a share of what the experts reach." in page
+
+
+# Seeds as one
+
+
+def test_the_seeds_pooled_are_one_row_an_item(folder: Path, board: Leaderboard) -> None:
     both = pooled(folder)
     part = both.part("mirrored", "ties")
     assert part.figure == pytest.approx(np.mean(board.line("ties").figures["mirrored"]))
-    assert len(part.ids) == 800
-    assert {name.split("/")[0] for name in part.ids} == {"seed-0", "seed-1"}
-    assert part.ids == both.part("mirrored", "base").ids
+    each = [records(folder, seed).part("mirrored", "ties").ordered(part.ids) for seed in (0, 1)]
+    assert part.ids == each[0].ids
+    scores = np.mean([one.column("score") for one in each], axis=0)
+    np.testing.assert_array_equal(part.column("score"), scores)
+    assert set(scores) == {0, 0.5, 1}
+    apart = int(np.flatnonzero(each[0].column("answer") != each[1].column("answer"))[0])
+    assert part.column("answer")[apart] == " | ".join(one.column("answer")[apart] for one in each)
+    assert part.probabilities is None
+    assert part.column("calls").tolist() == [1] * 400
+    np.testing.assert_allclose(part.column("seconds"), np.mean([one.column("seconds") for one in each], axis=0))
     assert part.head.made["seed"] == [0, 1]
     assert len(part.head.made["parameters"]) == 2
+    assert part.head.task_fingerprint == each[0].head.task_fingerprint
     assert "slerp" not in both.systems
+
+
+def few(found: Records) -> Records:
+    """Some of the systems: every one is compared with the reference by a test of its own."""
+    return Records(part for part in found if part.head.system in ("base", "linear", "ties"))
+
+
+def test_intervals_of_pooled_seeds_are_of_items(folder: Path) -> None:
+    """Against the closed form: the standard error of the mean over n items of what each has, a mean over seeds."""
+    both = few(pooled(folder))
+    scores = both.part("mirrored", "ties").column("score")
+    found = compare(both, interval="percentile").row("mirrored", "ties").figure
+    half = 1.96 * scores.std(ddof=1) / np.sqrt(len(scores))
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_seeds_that_agree_tell_no_more_than_one(folder: Path, tmp_path: Path) -> None:
+    """Were their answers counted as answers to other items, the interval would be smaller by the root of 2."""
+    shutil.copytree(folder, tmp_path / "twice")
+    shutil.rmtree(tmp_path / "twice/records/seed-1")
+    shutil.copytree(folder / "records/seed-0", tmp_path / "twice/records/seed-1")
+    one, two = (
+        compare(few(found)).row("mirrored", "ties") for found in (records(folder, 0), pooled(tmp_path / "twice"))
+    )
+    assert one.figure == two.figure
+    assert one.difference == two.difference
+
+
+def test_what_is_no_mean_over_items_is_not_pooled(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "runs")
+    for seed in (0, 1):
+        place = tmp_path / f"runs/records/seed-{seed}"
+        found = [replace(part, head=replace(part.head, metric="macro_f1")) for part in records(folder, seed)]
+        shutil.rmtree(place)
+        Records(found).write(place)
+    with pytest.raises(
+        InputError, match=r"task mirrored: macro_f1 is no mean over items.*mw compare RUNS/records/seed-0"
+    ):
+        pooled(tmp_path / "runs")
+
+
+def test_seeds_with_other_items_are_not_pooled(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "runs")
+    place = tmp_path / "runs/records/seed-1"
+    found = [replace(part, head=replace(part.head, task_fingerprint="other")) for part in records(folder, 1)]
+    shutil.rmtree(place)
+    Records(found).write(place)
+    with pytest.raises(InputError, match="task mirrored: its test items are not the same in all seeds"):
+        pooled(tmp_path / "runs")
+
+
+def test_a_pool_of_nothing(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs/cells")
+    with pytest.raises(InputError, match=r"has no finished cells\. Run mw sweep again"):
+        pooled(tmp_path / "runs")

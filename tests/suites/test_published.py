@@ -110,6 +110,37 @@ def test_clip_answers_as_transformers_does(clip_root: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-6)
 
 
+def test_other_prompts_projections_and_preparation_are_another_family(clip_root: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    from safetensors.numpy import save_file
+
+    path = clip_file(tmp_path, clip_root)
+    first = suite(path).family(cache=tmp_path / "cache")
+    assert first.fixed
+    assert suite(path).family(cache=tmp_path / "cache").fingerprint == first.fingerprint
+    path.write_text(path.read_text().replace("the {}.", "one {}."))
+    prompts = suite(path).family(cache=tmp_path / "cache")
+    root = tmp_path / "hub"
+    shutil.copytree(clip_root, root)
+    config = root / "openai/clip/preprocessor_config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps({**said, "image_mean": [0.1, 0.2, 0.3]}))
+    prepared = suite(clip_file(tmp_path, root)).family(cache=tmp_path / "cache")
+    other = tmp_path / "other"
+    shutil.copytree(clip_root, other)
+    arrays = mw.open(clip_root / "openai/clip").arrays()
+    save_file(
+        {n: np.array(2 * a if n == "visual_projection.weight" else a) for n, a in arrays.items()},
+        other / "openai/clip/model.safetensors",
+    )
+    projected = suite(clip_file(tmp_path, other)).family(cache=tmp_path / "cache")
+    families = [first, prompts, prepared, projected]
+    assert len({family.fingerprint for family in families}) == 4
+    assert len({family.system(first.base, "base").fingerprint for family in families}) == 4
+
+
 def test_clip_heads_are_kept(clip_root: Path, tmp_path: Path) -> None:
     path = clip_file(tmp_path, clip_root)
     suite(path).family(cache=tmp_path / "cache")
@@ -212,6 +243,34 @@ def test_t5_loads_merges_and_answers(t5_root: Path, tmp_path: Path) -> None:
     records = run([system], [cola])
     assert len(records.part("cola", "merged").ids) == 10
     assert stsb.score(system, stsb.items("test")).scores.shape == (10,)
+
+
+def test_other_lengths_of_answers_are_another_family(t5_root: Path, tmp_path: Path) -> None:
+    path = t5_file(tmp_path, t5_root)
+    first = suite(path).family()
+    path.write_text(path.read_text().replace("max_tokens: 4", "max_tokens: 5"))
+    longer = suite(path).family()
+    assert (first.fixed, first.fingerprint) != (True, longer.fingerprint)
+    assert first.fixed
+    assert first.system(first.base, "base").fingerprint != longer.system(first.base, "base").fingerprint
+
+
+def test_there_is_no_ensemble_of_texts(t5_root: Path, tmp_path: Path) -> None:
+    from modelwright.suites import Settings, leaderboard, sweep
+
+    path = t5_file(tmp_path, t5_root)
+    text = path.read_text().replace('prompt: "{a} on {b}"', 'prompt: "{a} on {b}", labels: [a, b, c, d, e]')
+    path.write_text(text)
+    done = sweep(suite(path), "linear", out=tmp_path / "runs", settings=Settings(seeds=2, budget=1))
+    cells = {(cell.label, cell.seed): cell for cell in done.cells}
+    assert {seed for _, seed in cells} == {0}
+    cell = cells["ensemble", 0]
+    assert (cell.status, cell.reason) == (
+        "skipped", "the experts' answers to cola, stsb are texts, and there is no mean of texts"
+    )  # fmt: skip
+    assert cells["base", 0].status == "done"
+    board = leaderboard(tmp_path / "runs")
+    assert "- ensemble skipped (seed 0): the experts' answers" in board.markdown()
 
 
 def test_t5_answers_as_transformers_does(t5_root: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from pydantic import Field
 
 from modelwright.errors import InputError, RunError
 from modelwright.evaluate import Classification, FunctionPredictor, Items, Plan, Splits, metric
-from modelwright.methods import METHODS, PER_MODEL, Method, Params, Span
+from modelwright.methods import FIXED, METHODS, PER_MODEL, Method, Params, Span
 from modelwright.suites import Judge, Trial, candidates
 from modelwright.suites._search import best, relative, search
 
@@ -59,6 +60,20 @@ def test_a_new_method_is_searched_over_its_bounded_numbers_and_its_marks() -> No
     assert candidates(record(Own), "community", 2)[0] == {"trim": 0.25, "temperature": 1.0}
 
 
+def test_a_record_says_what_is_left_alone_and_how_often_is_enough() -> None:
+    class Slow(Params):
+        rate: Annotated[float, FIXED, Field(ge=0, le=1)] = 0.5
+        scale: Annotated[float, Field(ge=0, le=2)] = 1.0
+
+    slow = record(Slow, tries=3)
+    assert set(slow.spans) == {"scale"}
+    assert slow.fields["rate"].rule == "in [0, 1]"
+    assert candidates(slow, "community", 20) == candidates(record(Slow), "community", 20)[:3]
+    assert len(candidates(slow, "community", 2)) == 2
+    with pytest.raises(AssertionError, match="own: a sweep must try at least 1 set of parameters"):
+        record(Slow, tries=0)
+
+
 def test_every_span_of_the_library_is_in_the_range_of_its_parameter() -> None:
     for method in METHODS.values():
         for name, span in method.spans.items():
@@ -93,11 +108,41 @@ def test_the_first_of_equal_trials_is_chosen_and_a_failed_one_never() -> None:
         best(trials[:1])
 
 
+def test_what_came_to_no_number_neither_wins_nor_is_taken_over() -> None:
+    odd = Trial({"x": 0}, objective=float("nan"))
+    trials = [odd, Trial({"x": 1}, objective=0.1), Trial({"x": 2}, objective=0.2)]
+    assert best(trials).parameters == {"x": 2}
+    failed = Trial({"x": 0}, reason="no")
+    asked: list[Any] = []
+
+    def attempt(parameters: Any) -> Trial:
+        asked.append(parameters["x"])
+        return Trial(parameters, objective=1.0)
+
+    found = search([{"x": 0}, {"x": 1}], attempt, [failed, odd, Trial({"x": 1}, objective=0.1)])
+    assert asked == [0]
+    assert [trial.objective for trial in found] == [1.0, 0.1]
+
+
 def test_shares_of_the_expert_run_the_same_way_for_every_metric() -> None:
     assert relative(0.8, 0.9, metric("accuracy")) == pytest.approx(8 / 9)
     assert relative(2.0, 0.5, metric("log_loss")) == pytest.approx(0.25)
-    with pytest.raises(InputError, match=r"accuracy: 0.5 cannot be told as a share of the expert's 0\. Take a metric"):
-        relative(0.5, 0.0, metric("accuracy"))
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "expert"),
+    [
+        ("accuracy", 0.5, 0.0),
+        ("mcc", 0.5, -0.1),
+        ("mcc", 0.5, float("nan")),
+        ("log_loss", 0.0, 0.4),
+        ("log_loss", 0.4, 0.0),
+    ],
+)
+def test_there_is_no_share_of_nothing(name: str, figure: float, expert: float) -> None:
+    found = relative([figure, 1.0], [expert, 2.0], metric(name))
+    assert np.isnan(found[0])
+    assert found[1] == (0.5 if metric(name).higher_is_better else 2.0)
 
 
 def one_of(x: np.ndarray) -> np.ndarray:
@@ -109,6 +154,28 @@ def task(count: int = 100, **sources: Any) -> Classification:
     validation = Items.of(rng.integers(0, 2, count), rng.integers(0, 2, count), [f"v{i}" for i in range(count)])
     splits = Splits({"validation": validation, **sources})
     return Classification(name="coin", names=("head", "tail"), metric=metric("accuracy"), splits=splits)
+
+
+def judge(**experts: Any) -> Judge:
+    """Of tasks of one coin each, whose experts answer so."""
+    tasks = {name: replace(task(), name=name).for_search() for name in experts}
+    return Judge(tasks, {name: lambda answer=answer: answer for name, answer in experts.items()}, None, Plan())
+
+
+def test_a_task_whose_expert_knows_nothing_does_not_count() -> None:
+    strong = judge(a=right(), b=right())
+    weak = judge(a=right(), b=right())
+    weak.__dict__["references"] = {"a": strong.references["a"], "b": 0.0}
+    figures = {"a": strong.references["a"] / 2, "b": 0.3}
+    assert weak.objective(figures) == pytest.approx(0.5)
+    weak.__dict__["references"] = {"a": 0.0, "b": float("nan")}
+    with pytest.raises(RunError, match=r"no expert's figure on validation is above 0.*: a 0, b nan\. Take a metric"):
+        weak.objective(figures)
+
+
+def test_a_figure_that_is_no_number_is_no_objective() -> None:
+    with pytest.raises(RunError, match=r"the figure on validation is no share of the expert's: b nan"):
+        judge(a=right(), b=right()).objective({"a": 0.5, "b": float("nan")})
 
 
 def never() -> Items:

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from modelwright.errors import InputError
 from modelwright.evaluate import Records
-from modelwright.methods import Method
-from modelwright.suites import Cell, Cells, Settings, _sweep, sweep
-from suites.tiny import VIEWS, TinyFamily, TinySuite, _family
+from modelwright.methods import METHODS, Method
+from modelwright.suites import Cell, Cells, Settings, _bench, leaderboard, pooled, sweep
+from suites.tiny import VIEWS, TinyFamily, TinySuite, _family, merging
 
 PLUGIN = """
 from collections.abc import Sequence
@@ -145,6 +146,19 @@ def test_a_failing_method_is_a_failed_cell_and_stops_nothing(line: str, reason: 
     assert not mended.failed
 
 
+def test_what_is_mended_outside_the_method_is_tried_again(tmp_path: Path) -> None:
+    """The key is that of the method's file, so a file that it misses does not change it."""
+    line = f"open({str(tmp_path / 'there')!r}).close()\n    {WORKS}"
+    out, half = tmp_path / "runs", [plugin(tmp_path, line)]
+    failed = by_label(sweep(TinySuite(), "half", out=out, settings=settings(), plugins=half).cells)["half"]
+    assert failed.status == "failed"
+    (tmp_path / "there").touch()
+    again = sweep(TinySuite(), "half", out=out, settings=settings(), plugins=half)
+    cell = by_label(again.cells)["half"]
+    assert (again.made, cell.status, cell.key) == (1, "done", failed.key)
+    assert all(trial.judged for trial in cell.trials)
+
+
 def test_a_trial_that_fails_is_not_chosen(tmp_path: Path) -> None:
     line = f"assert share > 0.4\n    {WORKS}"
     out = tmp_path / "runs"
@@ -157,7 +171,8 @@ def test_a_trial_that_fails_is_not_chosen(tmp_path: Path) -> None:
 
 def test_what_cannot_merge_so_many_is_skipped_with_the_reason(tmp_path: Path) -> None:
     cells = by_label(sweep(TinySuite(), out=tmp_path, settings=settings(budget=1)).cells)
-    assert {label for label, cell in cells.items() if cell.status == "skipped"} == {"slerp", "nuslerp", "passthrough"}
+    assert {label for label, cell in cells.items() if cell.status == "skipped"} == set(METHODS) - merging(3)
+    assert {"linear", "ties", "dare_ties"} <= merging(3) <= set(METHODS) - {"slerp", "nuslerp", "passthrough"}
     assert cells["slerp"].reason == "it takes 1 model beside the base, and there are 3 experts"
     assert cells["nuslerp"].reason == "it takes 2 models beside the base, and there are 3 experts"
     assert cells["ties"].status == "done"
@@ -181,9 +196,9 @@ def test_one_folder_holds_one_kind_of_sweep(tmp_path: Path) -> None:
 
 def test_settings_are_checked_all_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        Settings(seeds=0, budget=-1, semantics="papers")
+        Settings(seeds=0, budget=-1, workers=0, semantics="papers")
     assert [str(problem) for problem in caught.value.problems] == [
-        "seeds must be at least 1, got 0.", "budget must be at least 1, got -1.",
+        "seeds must be at least 1, got 0.", "budget must be at least 1, got -1.", "workers must be at least 1, got 0.",
         "no semantics is called 'papers'. Did you mean 'paper'? Valid: community, paper.",
     ]  # fmt: skip
 
@@ -193,6 +208,75 @@ class Otherwise(TinySuite):
 
     def family(self, seed: int, **_more: object) -> TinyFamily:  # type: ignore[override]
         return replace(_family(seed + 5), seed=seed)
+
+
+class Edited(TinySuite):
+    """Of the same name and weights, with something else in its file."""
+
+    def fingerprint(self, budget: str) -> str:
+        return "edited"
+
+
+def test_cells_of_an_edited_suite_and_of_more_seeds_are_not_tabled(tmp_path: Path) -> None:
+    sweep(TinySuite(), "task_arithmetic", out=tmp_path, settings=settings(seeds=2))
+    fewer = sweep(TinySuite(), "linear", out=tmp_path, settings=settings())
+    assert fewer.made == 0
+    assert {cell.seed for cell in fewer.cells} == {0}
+    assert leaderboard(tmp_path).line("task_arithmetic").seeds == (0,)
+    edited = sweep(Edited(), "linear", out=tmp_path, settings=settings())
+    assert edited.made == len(edited.cells) == 7
+    assert "task_arithmetic" not in [line.label for line in leaderboard(tmp_path).lines]
+    assert Cells(tmp_path).done(1, "base", by_seed(tmp_path, 1)["base"].key) is not None  # kept, for more seeds again
+    more = sweep(TinySuite(), "linear", out=tmp_path, settings=settings(seeds=2))
+    assert more.made == 7
+    assert leaderboard(tmp_path).line("base").seeds == (0, 1)
+
+
+def by_seed(folder: Path, seed: int) -> dict[str, Cell]:
+    return {cell.label: cell for cell in Cells(folder) if cell.seed == seed}
+
+
+class OtherHeads(TinySuite):
+    """The same weights with other heads."""
+
+    def family(self, seed: int, **_more: object) -> TinyFamily:  # type: ignore[override]
+        return replace(_family(seed), heads="others")
+
+
+def test_other_heads_make_other_cells(tmp_path: Path) -> None:
+    first = by_label(sweep(TinySuite(), "linear", out=tmp_path, settings=settings()).cells)
+    other = sweep(OtherHeads(), "linear", out=tmp_path, settings=settings())
+    assert other.made == 7
+    assert all(cell.key != first[label].key for label, cell in by_label(other.cells).items())
+
+
+class Published(TinySuite):
+    """The same models whatever the seed."""
+
+    def family(self, seed: int, **_more: object) -> TinyFamily:  # type: ignore[override]
+        return replace(_family(0), seed=seed, fixed=True)
+
+
+def test_of_models_that_are_always_the_same_only_random_methods_have_several_seeds(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    done = sweep(
+        Published(), ["ties", "dare_linear"], out=tmp_path, settings=settings(seeds=3, budget=4),
+        progress=lambda cell, made, of: told.append((made, of)) if cell.status != "running" else None,
+    )  # fmt: skip
+    assert [cell.seed for cell in done.cells if cell.label == "dare_linear"] == [0, 1, 2]
+    assert {cell.label for cell in done.cells if cell.seed} == {"dare_linear"}
+    assert told == [(i + 1, 11) for i in range(11)]
+    board = leaderboard(tmp_path)
+    assert (board.line("ties").seeds, board.line("experts").seeds) == ((0,), (0,))
+    dare, expert = board.line("dare_linear"), board.line("experts").figures["upright"][0]
+    parts = [Records.read(tmp_path / f"records/seed-{seed}").part("upright", "dare_linear") for seed in range(3)]
+    assert len({part.head.system_fingerprint for part in parts}) == 3
+    assert pooled(tmp_path).part("upright", "dare_linear").figure == pytest.approx(np.mean(dare.figures["upright"]))
+    assert pooled(tmp_path).part("upright", "ties").figure == board.line("ties").figures["upright"][0]
+    assert dare.shares["upright"] == [figure / expert for figure in dare.figures["upright"]]
+    assert "The models are the same for all seeds" in board.markdown()
+    shown = {row.split(" | ")[0]: row.split(" | ") for row in board.markdown().splitlines() if " % | " in row}
+    assert (shown["| `ties`"][6], shown["| `dare_linear`"][6]) == ("1", "3")
 
 
 def test_another_family_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
@@ -213,11 +297,11 @@ def test_paper_semantics_reach_the_merge(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from modelwright.suites import Settings, _sweep
+from modelwright.suites import Settings, _bench, sweep
 from suites.tiny import TinySuite
 
 out, most, log = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-attempt = _sweep._Bench._attempt
+attempt = _bench.Bench._attempt
 count = 0
 
 def counted(bench, method, parameters):
@@ -230,8 +314,8 @@ def counted(bench, method, parameters):
         file.write(f"{method.name} {sorted(parameters.items())}\\n")
     return trial
 
-_sweep._Bench._attempt = counted
-_sweep.sweep(TinySuite(), ["ties", "task_arithmetic"], out=out, settings=Settings(seeds=1, budget=4, validation=60))
+_bench.Bench._attempt = counted
+sweep(TinySuite(), ["ties", "task_arithmetic"], out=out, settings=Settings(seeds=1, budget=4, validation=60))
 """
 
 
@@ -256,13 +340,13 @@ def test_a_killed_sweep_goes_on_and_repeats_no_trial(tmp_path: Path, monkeypatch
     journal = out / "cells/seed-0/task_arithmetic.trials"
     journal.write_text(journal.read_text(encoding="utf-8")[:-20], encoding="utf-8")  # as if it had been cut short
     after: list[str] = []
-    attempt = _sweep._Bench._attempt
+    attempt = _bench.Bench._attempt
 
     def logged(bench: Any, method: Method, parameters: Any) -> Any:
         after.append(f"{method.name} {sorted(parameters.items())}")
         return attempt(bench, method, parameters)
 
-    monkeypatch.setattr(_sweep._Bench, "_attempt", logged)
+    monkeypatch.setattr(_bench.Bench, "_attempt", logged)
     names = ["ties", "task_arithmetic"]
     sweep(TinySuite(), names, out=out, settings=settings(budget=4))
     assert [line for line in after if line in before] == before[-1:]  # the one whose line was cut

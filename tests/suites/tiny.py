@@ -15,6 +15,7 @@ import modelwright as mw
 from modelwright.api import content_hash
 from modelwright.checkpoint import Checkpoint
 from modelwright.evaluate import Classification, FunctionPredictor, Items, Predictor, Size, Splits, metric
+from modelwright.methods import METHODS
 from modelwright.suites import Family
 
 VIEWS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -24,6 +25,12 @@ VIEWS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 NAMES = tuple("0123456789")
 Weights = dict[str, np.ndarray]
+
+
+def merging(count: int) -> set[str]:
+    """The methods of the library that can merge so many models with nothing else."""
+    fitting = {name: record.models for name, record in METHODS.items() if not record.needs}
+    return {name for name, (least, most) in fitting.items() if least <= count <= (most or count)}
 
 
 def logits(weights: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
@@ -57,6 +64,11 @@ class TinyFamily(Family):
     """What it was asked: (label, task) of each batch."""
 
     asked: list[tuple[str, int]]
+    heads: str = "none"
+
+    @property
+    def fingerprint(self) -> str:
+        return self.heads
 
     def system(self, weights: Checkpoint, label: str, *, device: str = "cpu") -> Predictor:
         arrays = weights.arrays()
@@ -75,7 +87,9 @@ class TinyFamily(Family):
 def _family(seed: int) -> TinyFamily:
     digits = load_digits()
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(digits.target))
+    order = np.random.default_rng(0).permutation(
+        len(digits.target)
+    )  # as in all suites, splits are the same for all seeds
     x, y = (digits.images[order] / 16).astype(np.float32), digits.target[order]
     ids = [f"digit-{i}" for i in order]
     parts = {"tune": slice(0, 600), "validation": slice(600, 900), "test": slice(900, 1300)}
@@ -104,6 +118,9 @@ def _family(seed: int) -> TinyFamily:
 
 class TinySuite:
     name = "tiny"
+
+    def fingerprint(self, budget: str) -> str:
+        return "tiny"
 
     def family(self, seed: int, *, cache: Path | None = None, device: str = "cpu", budget: str = "full") -> TinyFamily:
         return _family(seed)

@@ -1,14 +1,28 @@
 """Checkpoints: readers, the sharded writer, the Hub, object stores."""
 
+from modelwright.checkpoint._adapter import adapter_scales as adapter_scales
 from modelwright.checkpoint._checkpoint import Checkpoint as Checkpoint, Part as Part
-from modelwright.checkpoint._fsspec import Stamp as Stamp, is_url as is_url, plain_path as plain_path
-from modelwright.checkpoint._gguf import quantisation_error as quantisation_error
+from modelwright.checkpoint._files import from_pieces as from_pieces, pieces as pieces
+from modelwright.checkpoint._fsspec import (
+    Stamp as Stamp,
+    is_inside as is_inside,
+    is_url as is_url,
+    plain_path as plain_path,
+    user_path as user_path,
+)
+from modelwright.checkpoint._gguf import (
+    Quantised as Quantised,
+    quantisation_error as quantisation_error,
+    quantised as quantised,
+)
 from modelwright.checkpoint._gguf_output import write_gguf as write_gguf
+from modelwright.checkpoint._hub_output import HubFile as HubFile, HubRepo as HubRepo, HubState as HubState
 from modelwright.checkpoint._open import open as open
 from modelwright.checkpoint._refs import (
     FileSpan as FileSpan,
     NumpyArray as NumpyArray,
     TensorRef as TensorRef,
+    file_state as file_state,
     keep_open as keep_open,
 )
 from modelwright.checkpoint._remote import cache_folder as cache_folder

@@ -89,10 +89,12 @@ def with_adapter(model: Checkpoint, folder: Path, label: str) -> Checkpoint:
     if config is None:
         raise InputError(f"{folder} is not an adapter: it has no adapter_config.json", "Write model+adapter_folder.")
     _check_kind(folder, config)
-    pairs = _pairs(folder, model)
+    adapter = _opened(folder)
+    pairs = _pairs(folder, adapter, model)
     _check_fit(folder, pairs, model)
     square = _square_transposed(pairs, model, config)
-    scales = _scales(folder / "adapter_config.json", config, pairs)
+    ranks = {pair.module: pair.down.shape[0] for pair in pairs}
+    scales = adapter_scales(folder / "adapter_config.json", config, ranks)
     tensors = dict(model)
     for pair in pairs:
         ref = tensors[pair.target]
@@ -106,6 +108,7 @@ def with_adapter(model: Checkpoint, folder: Path, label: str) -> Checkpoint:
     return Checkpoint(
         tensors, label=label, path=model.path, url=model.url, parts=model.parts, metadata=model.metadata,
         consumed=model.consumed, notes=(*model.notes, *notes), beneath=(*model.beneath, folder),
+        states=model.states | adapter.states,
     )  # fmt: skip
 
 
@@ -137,15 +140,19 @@ def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
         raise InputError(Problem(f"the adapter {what}", _LATER, str(folder)) for what in found)
 
 
-def _pairs(folder: Path, model: Checkpoint) -> list[_Pair]:
-    """The factors with their targets; every tensor of the adapter is one of them."""
+def _opened(folder: Path) -> Checkpoint:
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if file is None:
         raise InputError(f"{folder} has an adapter_config.json but no {_FILES[0]}", "Copy or download it again.")
+    return from_file(file, str(folder))
+
+
+def _pairs(folder: Path, adapter: Checkpoint, model: Checkpoint) -> list[_Pair]:
+    """The factors with their targets; every tensor of the adapter is one of them."""
     sides: dict[str, dict[str, TensorRef]] = {}
     own: dict[str, TensorRef] = {}
     odd: list[str] = []
-    for name, ref in from_file(file, str(folder)).items():
+    for name, ref in adapter.items():
         if len(ref.shape) != 2 or not ref.dtype.floating:
             odd.append(name)
         elif match := _PLAIN.match(name):
@@ -232,22 +239,30 @@ def _shortened(name: str) -> Iterator[str]:
         yield ".".join(words[i:])
 
 
-def _scales(file: Path, config: Mapping[str, Any], pairs: Iterable[_Pair]) -> dict[str, float]:
-    """For each module alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; alpha may differ by module."""
+def adapter_scales(file: Path, config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, float]:
+    """What B @ A of each module is multiplied with: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA.
+
+    Args:
+        file: The adapter_config.json, for messages.
+        config: What it holds; alpha may differ by module.
+        ranks: Of each module the rank of its factors.
+
+    Raises:
+        InputError: A rank is 0, an alpha is no number, or an alpha_pattern cannot be used.
+    """
     default = config.get("lora_alpha")
     alphas = _AlphaPattern(file, config.get("alpha_pattern"))
     scales: dict[str, float] = {}
-    for pair in pairs:
-        rank = pair.down.shape[0]
+    for module, rank in ranks.items():
         if rank == 0:
-            raise InputError(f"{file.parent}: '{pair.module}' of the adapter has rank 0", "Train it again.")
-        alpha = alphas.find(pair.module)
+            raise InputError(f"{file.parent}: '{module}' of the adapter has rank 0", "Train it again.")
+        alpha = alphas.find(module)
         alpha = alpha if alpha is not None else 8 if default is None else default  # 8: peft's default
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < _MOST_ALPHA:
             raise InputError(
-                f"{file}: alpha must be a number below {_MOST_ALPHA:g}, got {alpha!r} for '{pair.module}'", _COPY
+                f"{file}: alpha must be a number below {_MOST_ALPHA:g}, got {alpha!r} for '{module}'", _COPY
             )
-        scales[pair.module] = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        scales[module] = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return scales
 
 

@@ -57,6 +57,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         consumed: Stored tensors that went into others while opening -> why.
         beside: Files that belong to it and are not in a folder at `path`: name -> the file, or its text.
         beneath: Further folders and files that its tensors come from, such as an adapter's.
+        states: State of each weight file here when its header was read, as `file_state` tells it.
         aliases: Names that share a tensor with another, such as a head tied to the embedding -> that other name.
     """
 
@@ -73,6 +74,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         consumed: Mapping[str, str] | None = None,
         beside: Mapping[str, Path | str] | None = None,
         beneath: tuple[Path, ...] = (),
+        states: Mapping[Path, tuple[int, int] | None] | None = None,
         aliases: Mapping[str, str] | None = None,
         save: Callable[..., Any] | None = None,
     ):
@@ -88,6 +90,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         self.consumed = dict(consumed or {})
         self.beside = dict(beside or {})
         self.beneath = beneath
+        self.states = dict(states or {})
         self.aliases = dict(aliases or {})
 
     def __getitem__(self, name: str) -> TensorRef:

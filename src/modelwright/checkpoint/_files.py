@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +14,7 @@ from modelwright.architectures import is_list, is_table, is_text, unsupported_qu
 from modelwright.checkpoint._checkpoint import Checkpoint, Part
 from modelwright.checkpoint._dequantize import dequantized, without_quantization
 from modelwright.checkpoint._gguf import gguf_parts, read_gguf
-from modelwright.checkpoint._refs import TensorRef
+from modelwright.checkpoint._refs import TensorRef, file_state
 from modelwright.checkpoint._safetensors import read_header
 from modelwright.checkpoint._torch_file import read_torch_file
 from modelwright.checkpoint._untrusted import load_json, read_json
@@ -115,6 +115,7 @@ class _Contents:
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     notes: list[str] = field(default_factory=list[str])
     consumed: dict[str, str] = field(default_factory=dict[str, str])
+    states: dict[Path, tuple[int, int] | None] = field(default_factory=dict[Path, "tuple[int, int] | None"])
 
 
 def from_folder(folder: Folder, label: str) -> Checkpoint:
@@ -135,6 +136,7 @@ def from_folder(folder: Folder, label: str) -> Checkpoint:
         whole.tensors |= {prefix + name: ref for name, ref in contents.tensors.items()}
         whole.consumed |= {prefix + name: why for name, why in contents.consumed.items()}
         whole.metadata |= contents.metadata
+        whole.states |= contents.states
         whole.notes += contents.notes
         parts.append(Part(prefix, weights.stem, without_quantization(config) if contents.consumed else config))
     if not parts:
@@ -153,10 +155,50 @@ def from_file(path: Path, label: str, folder: Folder | None = None) -> Checkpoin
     return _checkpoint(_read(folder, weights, {}, label), label, path, folder.url, (Part(),))
 
 
+def pieces(folder: Path) -> list[Path]:
+    """Every weight file directly in a folder but those that trainers leave beside; torch's only where there are no safetensors."""
+    names = [name for name in Folder(folder).names(folder) if not name.startswith(_STATE)]
+    for suffixes in ((".safetensors",), TORCH_SUFFIXES):
+        found = [folder / name for name in names if Path(name).suffix in suffixes]
+        if found:
+            return found
+    return []
+
+
+def from_pieces(places: Sequence[Path], label: str) -> Checkpoint:
+    """One model whose weight files lie in several places: folders, of which all weight files count, and files.
+
+    Raises:
+        InputError: A place has no weights, a tensor is in two files, or one that an index names is in none.
+    """
+    files: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
+    for place in places:
+        found = pieces(place) if place.is_dir() else [place]
+        if not found:
+            raise InputError(f"{place} holds no weights", f"Known: {listing(WEIGHT_SUFFIXES)}.")
+        files |= dict.fromkeys(found)
+        folders[place if place.is_dir() else place.parent] = None
+    home = next((folder for folder in folders if (folder / "config.json").is_file()), next(iter(folders)))
+    config = read_json(home / "config.json")
+    table: dict[str, str] = {}
+    for folder in folders if any(place.is_dir() for place in places) else ():
+        for index in sorted(folder.glob(f"*{next(iter(files)).suffix}.index.json")):
+            listed = load_json(index, strict=True)
+            names = listed.get("weight_map") if is_table(listed) else None
+            table |= {name: str(file) for name, file in names.items()} if is_table(names) else {}
+    contents = _read(Folder(home), Weights(tuple(files), table=table or None), config or {}, label)
+    part = Part(config=without_quantization(config) if contents.consumed else config)
+    return Checkpoint(
+        contents.tensors, label=label, path=home, parts=(part,), metadata=contents.metadata, notes=tuple(contents.notes),
+        consumed=contents.consumed, beneath=tuple(folder for folder in folders if folder != home),
+    )  # fmt: skip
+
+
 def _checkpoint(contents: _Contents, label: str, path: Path, url: str | None, parts: tuple[Part, ...]) -> Checkpoint:
     return Checkpoint(
         contents.tensors, label=label, path=path, url=url, parts=parts, metadata=contents.metadata,
-        notes=tuple(contents.notes), consumed=contents.consumed,
+        notes=tuple(contents.notes), consumed=contents.consumed, states=contents.states,
     )  # fmt: skip
 
 
@@ -302,7 +344,9 @@ def _indexed(folder: Folder, index: Path, stem: str) -> Weights:
 
 def _read(folder: Folder, weights: Weights, config: Mapping[str, Any], label: str) -> _Contents:
     """The tensors of one model, as numbers: quantised ones refused, float8 with scales de-quantised."""
-    contents = _Contents(notes=[weights.note] if weights.note else [])
+    here = [file for file in weights.files if file not in folder.remote]
+    states = {file: file_state(file) for file in here}  # first: what changes while it is read has changed
+    contents = _Contents(notes=[weights.note] if weights.note else [], states=states)
     owner: dict[str, str] = {}
     for file, (tensors, metadata, notes) in zip(weights.files, _headers(folder, weights.files), strict=True):
         twice = owner.keys() & tensors.keys()

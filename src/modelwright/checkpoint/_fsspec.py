@@ -42,6 +42,18 @@ def plain_path(text: str) -> str:
     return text.removeprefix("file://")
 
 
+def user_path(text: str | Path) -> Path:
+    """A path of the user's, with `~` resolved.
+
+    Raises:
+        InputError: It begins with the home folder of somebody who has none.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"'{text}' is below a home folder, and there is none", "Write the path in full.") from None
+
+
 def is_inside(name: str) -> bool:
     """Whether a relative name stays in its folder, on every machine that it may be copied to."""
     return bool(name) and "\0" not in name and not {"", ".", ".."} & set(name.split("/"))

@@ -7,7 +7,7 @@ import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ import numpy as np
 
 from modelwright.checkpoint._refs import NumpyArray, TensorRef, file_ref
 from modelwright.checkpoint._safetensors import LFS_POINTER, MAX_HEADER, lfs_pointer
+from modelwright.checkpoint._untrusted import open_regular
 from modelwright.errors import InputError, MissingExtraError
 from modelwright.tensors import DTYPES, DType
 
@@ -44,6 +45,8 @@ _LOWEST_BITS = {
     "Q2_K": (16, 80, 0x55), "Q3_K": (32, 96, 0x55), "Q4_K": (16, 144, 0x11), "Q5_K": (48, 176, 0x11),
     "Q6_K": (0, 128, 0x11), "IQ4_NL": (2, 18, 0x11), "IQ4_XS": (8, 136, 0x11),
 }  # fmt: skip
+#: Elements of a tensor that tell how much was lost, and in how many places of it.
+_SAMPLE, _RUNS = 1 << 16, 16
 _AGAIN = "Copy or download it again."
 _DAMAGED = "The file is damaged; copy or download it again."
 
@@ -164,15 +167,65 @@ def quantisation_error(ref: TensorRef) -> float | None:
     """
     if not isinstance(ref.load, _Dequantised) or ref.load.kind.name not in _LOWEST_BITS:
         return None
-    start, stop, bits = _LOWEST_BITS[ref.load.kind.name]
+    return _relative(*_squares(ref.load.kind, ref.load.pieces()))
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The tensors of one type in a GGUF model.
+
+    Attributes:
+        kind: What ggml calls the type, `Q4_K`.
+        tensors: How many there are.
+        error: What quantising them lost, as `quantisation_error` estimates it; None where there is nothing to go by.
+    """
+
+    kind: str
+    tensors: int
+    error: float | None
+
+
+def quantised(refs: Iterable[TensorRef]) -> list[Quantised]:
+    """What tensors are quantised as, and how much that lost: an estimate for each type from some blocks of each tensor.
+
+    Args:
+        refs: Tensors of a checkpoint that was opened from a GGUF file; at most 65,536 elements of each are read.
+
+    Returns:
+        The types by name; empty where nothing is quantised.
+    """
+    counts: Counter[str] = Counter()
+    sums: dict[str, tuple[float, float]] = {}
+    for ref in refs:
+        if not isinstance(ref.load, _Dequantised):
+            continue
+        kind = ref.load.kind
+        counts[kind.name] += 1
+        if kind.name not in _LOWEST_BITS or not ref.size:
+            continue
+        read, blocks = ref.load.sample(_SAMPLE)
+        values, errors = (ref.size / read * square for square in _squares(kind, blocks))  # as of all its elements
+        before = sums.get(kind.name, (0.0, 0.0))
+        sums[kind.name] = (before[0] + values, before[1] + errors)
+    known = {name: _relative(*squares) for name, squares in sums.items() if math.isfinite(sum(squares))}
+    return [Quantised(name, count, known.get(name)) for name, count in sorted(counts.items())]
+
+
+def _squares(kind: Kind, pieces: Iterable[NumpyArray]) -> tuple[float, float]:
+    """The sums of squares of the values in blocks, and of their expected errors."""
+    start, stop, bits = _LOWEST_BITS[kind.name]
     values, errors = 0.0, 0.0
-    for blocks in ref.load.pieces():
+    for blocks in pieces:
         flipped = blocks.copy()
         flipped[:, start:stop] ^= bits
-        here = dequantize(blocks, ref.load.kind.code).astype(np.float64)
-        steps = dequantize(flipped, ref.load.kind.code) - here
+        here = dequantize(blocks, kind.code).astype(np.float64)
+        steps = dequantize(flipped, kind.code) - here
         values += float(np.vdot(here, here))
         errors += float(np.vdot(steps, steps)) / 12
+    return values, errors
+
+
+def _relative(values: float, errors: float) -> float:
     return math.sqrt(errors / (values + errors)) if errors else 0.0
 
 
@@ -220,6 +273,19 @@ class _Dequantised:
         for at in range(0, len(blocks), step):
             yield blocks[at : at + step]
 
+    def sample(self, most: int) -> tuple[int, list[NumpyArray]]:
+        """How many elements, and the blocks of them: about `most`, in runs that are spread evenly over the tensor."""
+        count, length = self.packed.shape
+        run = max(most // self.kind.block // _RUNS, 1)
+        starts = [(count - run) * i // (_RUNS - 1) for i in range(_RUNS)]
+        if count <= run * _RUNS:
+            starts, run = [0], count
+        blocks = np.empty((len(starts), run, length), np.uint8)
+        assert self.packed.fill is not None  # it is in a file
+        for place, start in zip(blocks, starts, strict=True):
+            self.packed.fill(place.reshape(-1), start * length)
+        return len(starts) * run * self.kind.block, list(blocks)
+
 
 def _ref(path: Path, entry: Entry) -> TensorRef:
     kind, shape = entry.kind, entry.shape
@@ -265,11 +331,8 @@ def read_gguf_header(path: Path) -> Header:
         InputError: The file breaks the format; the message says where.
         MissingExtraError: It holds quantised tensors, and the package gguf is not installed.
     """
-    try:
-        with path.open("rb") as file:
-            return _header(_Cursor(file, path, path.stat().st_size))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
+    with open_regular(path) as (file, size):
+        return _header(_Cursor(file, path, size))
 
 
 class _Cursor:

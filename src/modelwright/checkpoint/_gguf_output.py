@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
+import shutil
 import struct
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,7 +48,14 @@ _PIECE = 1 << 18
 
 
 def write_gguf(
-    checkpoint: Checkpoint, out: str | Path, kind: str, *, donor: str | Path, overwrite: bool = False
+    checkpoint: Checkpoint,
+    out: str | Path,
+    kind: str,
+    *,
+    donor: str | Path,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Write a checkpoint whose tensors have GGUF's names as a GGUF file, tensor by tensor.
 
@@ -61,6 +70,8 @@ def write_gguf(
         donor: A GGUF file with the same tensors, in any types. Its metadata are copied to the byte: architecture,
             tokenizer, name. What would not be true of the output is left out or set anew (file type, split, imatrix).
         overwrite: Replace an existing file.
+        progress: Called with what is being done, and the bytes of the file that are written and are to be.
+        check: Called when all is written, before the file gets its place; what it raises discards the file.
 
     Returns:
         For each tensor the relative error of storing it so: the norm of (stored - exact) over the norm of the exact
@@ -86,10 +97,18 @@ def write_gguf(
     mixed = any(stored != _F32 for stored in matrices)
     kinds = {name: _storage(kind, checkpoint[name], mixed and entry.kind == _F32) for name, entry in expected.items()}
     errors: dict[str, float] = {}
-    with _whole(out) as file:
-        file.write(_head(donor, header, kind, {name: (kinds[name], expected[name].shape) for name in expected}))
+    head = _head(donor, header, kind, {name: (kinds[name], expected[name].shape) for name in expected})
+    sizes = (Entry(kinds[name], entry.shape, 0).nbytes for name, entry in expected.items())
+    total = len(head) + sum(aligned(size, ALIGNMENT) for size in sizes)
+    _check_room(out, total)
+    with _whole(out, overwrite=overwrite) as file:
+        file.write(head)
         for name in expected:
             errors[name] = _write_tensor(file, name, checkpoint[name].read(), kinds[name])
+            if progress is not None:
+                progress("merging", file.tell(), total)
+        if check is not None:
+            check()
     return errors
 
 
@@ -202,24 +221,63 @@ def _not_finite(name: str, exact: NumpyArray, kind: Kind) -> str:
 # --- the file ------------------------------------------------------------------------------------------------------
 
 
+def _check_room(out: Path, needed: int) -> None:
+    try:
+        free = shutil.disk_usage(out.parent).free
+    except OSError:  # what is wrong with that folder is said when the file is made
+        return
+    if free < needed:
+        raise InputError(
+            f"the output needs {needed:,} bytes, and '{out.parent}' has {free:,} free",
+            "Free space, or choose another disk.",
+        )
+
+
 @contextmanager
-def _whole(out: Path) -> Generator[BinaryIO]:
+def _whole(out: Path, *, overwrite: bool) -> Generator[BinaryIO]:
     """A file that is in its place once it is complete and on the disk; until then beside it, and gone after an error."""
     partial = out.with_name(f"{out.name}.partial")
-    try:
-        with partial.open("wb") as file:
+    with _opened(partial, out) as file:
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(out)
-        folder = os.open(out.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            if out.exists() and not overwrite:
+                raise RunError(f"All is merged, but '{out}' was made meanwhile.")
+            partial.replace(out)
+            folder = os.open(out.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise _failed(out, error) from error
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _opened(partial: Path, out: Path) -> Generator[BinaryIO]:
+    """The file beside its place, locked and empty; what a killed process left in it is given up."""
+    try:
+        file = partial.open("ab")
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(f"'{out}' could not be written: {error.strerror or error}.") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        raise _failed(out, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = partial.exists() and os.path.samestat(os.fstat(file.fileno()), partial.stat())
+        except BlockingIOError:
+            held = False
+        except OSError:  # a file system without locks
+            held = True
+        if not held:
+            raise InputError(f"another merge is writing '{out}'", "Wait for it, or choose another file.")
+        file.truncate(0)
+        yield file
+
+
+def _failed(out: Path, error: OSError) -> RunError:
+    return RunError(f"'{out}' could not be written: {error.strerror or error}.")

@@ -37,7 +37,7 @@ def hub_folder(repo: str, revision: str | None) -> tuple[Folder, str | None]:
         InputError: It does not exist, needs a login, or can be had neither from the Hub nor from the cache
             (HF_HUB_OFFLINE is honoured).
     """
-    hub = _library()
+    hub = library()
     at = _at(repo, revision)
     path = _download(repo, revision, SMALL_FILES)
     if hub.constants.HF_HUB_OFFLINE:
@@ -66,7 +66,7 @@ def adapter_folder(repo: str, revision: str | None) -> Path:
     return _download(repo, revision, ADAPTER_FILES)
 
 
-def _library() -> Any:
+def library() -> Any:
     hub: Any = importlib.import_module("huggingface_hub")
     for part in ("constants", "errors", "utils"):
         importlib.import_module(f"huggingface_hub.{part}")
@@ -85,7 +85,7 @@ def _download(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
     """The snapshot's folder with the files of these patterns; the cached one where the Hub cannot be reached."""
     try:
         with _explained(repo, revision):
-            hub = _library()
+            hub = library()
             offline = bool(hub.constants.HF_HUB_OFFLINE)
             return Path(
                 hub.snapshot_download(repo, revision=revision, allow_patterns=list(patterns), local_files_only=offline)
@@ -110,7 +110,7 @@ class _UnreachableError(Exception):
 @contextmanager
 def _explained(repo: str, revision: str | None) -> Generator[None]:
     """Errors of huggingface_hub in our words."""
-    errors = _library().errors
+    errors = library().errors
     at = _at(repo, revision)
     try:
         yield
@@ -128,7 +128,7 @@ def _explained(repo: str, revision: str | None) -> Generator[None]:
     except errors.HfHubHTTPError as error:
         raise (_unknown(at) if _is_denied(error) else _failed(at, error)) from None
     except Exception as error:
-        if _is_connection(error):
+        if is_connection(error):
             raise _UnreachableError from None
         if isinstance(error, InputError) or not isinstance(error, OSError | ValueError):
             raise
@@ -152,7 +152,7 @@ def _failed(at: str, error: Exception) -> InputError:
     return InputError(f"'{at}' could not be fetched from the Hub ({type(error).__name__}: {first})", "Try again later.")
 
 
-def _is_connection(error: Exception) -> bool:
+def is_connection(error: Exception) -> bool:
     """By name, because it is requests' error or httpx's, by version of huggingface_hub."""
     return bool(re.search("Connect|Timeout|Offline|NetworkError|ReadError|ProtocolError", type(error).__name__))
 
@@ -180,7 +180,7 @@ class _RemoteFile:
         """Download it to the cache, unless it has come meanwhile."""
         with self._lock, self._reached():
             if not self._path.exists():
-                _library().hf_hub_download(self._repo, self._name, revision=self._commit)
+                library().hf_hub_download(self._repo, self._name, revision=self._commit)
         return self._path
 
     def _fetching(self, ref: TensorRef) -> Callable[[], NumpyArray]:
@@ -204,7 +204,7 @@ class _RemoteFile:
 
     def _range(self, start: int, stop: int) -> tuple[bytes, int]:
         """The bytes [start, stop) and the size of the whole file."""
-        hub = _library()
+        hub = library()
         url = hub.hf_hub_url(self._repo, self._name, revision=self._commit)
         headers = {**hub.utils.build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         answer = hub.utils.http_backoff(

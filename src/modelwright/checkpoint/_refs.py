@@ -64,6 +64,15 @@ def possible(shape: tuple[int, ...] | list[int], itemsize: int) -> bool:
     return len(shape) <= _MOST_AXES and math.prod(max(n, 1) for n in shape) * itemsize <= _MOST_BYTES
 
 
+def file_state(path: Path) -> tuple[int, int] | None:
+    """Size of a file and time of its last change; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def file_ref(path: Path, dtype: DType, shape: tuple[int, ...], offset: int) -> TensorRef:
     """A tensor at a byte offset of a file, of any alignment."""
     span = FileSpan(path, dtype, shape, offset)

@@ -141,8 +141,13 @@ def _renamed(opened: Checkpoint, root: Path, url: str) -> Checkpoint:
 
 def cache_folder() -> Path:
     """Where copies of remote files are kept: `$MODELWRIGHT_CACHE`, or `modelwright` in the user's cache folder."""
-    own = os.environ.get("MODELWRIGHT_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelwright"
+    own, shared = os.environ.get("MODELWRIGHT_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(own).expanduser() if own else Path(shared or Path.home() / ".cache") / "modelwright"
+    except RuntimeError:  # a user without a home, as in many containers
+        raise InputError(
+            "there is no home folder to keep copies of remote files in", "Set MODELWRIGHT_CACHE to a folder."
+        ) from None
 
 
 def _copied(place: Place, small: Mapping[str, Stamp], weights: Iterable[Stamp] = ()) -> Path:

@@ -110,6 +110,12 @@ class RemoteFolder:
         with explained(place.url, RunError):
             return patiently(lambda: bytes(place.fs.cat_file(place.path))).decode("utf-8")
 
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """The bytes [start, stop) of a file, and no others."""
+        place = self._file(name)
+        with explained(place.url, RunError):
+            return place.read(start, stop)
+
     def delete(self, names: Iterable[str]) -> None:
         """Remove files; those that are not there are no error.
 

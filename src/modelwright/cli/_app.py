@@ -35,6 +35,11 @@ MethodName = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of random methods.  [default: 0]")]
 Threads = Annotated[int, typer.Option("--threads", "-j", min=0, help="Threads that work; 0 for all cores.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output made by modelwright.")]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Discard what an interrupted run left, instead of going on with it.")
+]
+ShardSize = Annotated[str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")]
 Inputs = Annotated[
     list[str], typer.Argument(metavar="RECIPE | MODEL..", help="A recipe file, or models with --method.")
 ]
@@ -101,10 +106,8 @@ def merge(
     method: MethodName = None,
     base: Base = None,
     sets: Set = [],  # noqa: B006
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made by modelwright.")] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Discard what an interrupted merge left, instead of going on with it.")
-    ] = False,
+    overwrite: Overwrite = False,
+    restart: Restart = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity in the inputs pass, and say where they are.")
     ] = False,
@@ -115,15 +118,17 @@ def merge(
     address: Annotated[
         str | None, typer.Option("--address", help="With --engine ray: a running cluster, or auto.")
     ] = None,
-    shard_size: Annotated[
-        str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")
-    ] = "5GB",
+    shard_size: ShardSize = "5GB",
     staging: Annotated[
         Path | None, typer.Option("--staging", help="Where an output behind a URL is made before it is uploaded.")
     ] = None,
     hashing: Annotated[
         str, typer.Option("--hash", metavar="xxh3 | blake3", help="blake3 hashes whole files as well, for audits.")
     ] = "xxh3",
+    gguf: Annotated[
+        str | None,
+        typer.Option("--gguf", metavar="f16 | bf16 | q8_0", help="Of GGUF files: write a single one, OUT.gguf."),
+    ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -143,6 +148,7 @@ def merge(
         "hash": hashing,
         "engine": engine,
         "address": address,
+        "gguf": gguf,
     }
     run_merge(job, out, options, json=json, quiet=quiet)
 
@@ -206,7 +212,7 @@ def evaluate(
 
 @app.command()
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The output of a merge: a folder, or its URL.")],
     rerun: Annotated[bool, typer.Option("--rerun", help="Merge again, writing nothing, and compare.")] = False,
     folder: Annotated[
         Path | None,
@@ -224,6 +230,67 @@ def verify(
     from modelwright.cli._verify import run_verify
 
     run_verify(out, {"rerun": rerun, "folder": folder, "threads": threads, "plugins": plugin}, json=json, quiet=quiet)
+
+
+@app.command()
+def card(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
+    records: Annotated[
+        Path | None, typer.Option("--records", metavar="FOLDER", help="Show the figures of these records of mw eval.")
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option("--system", metavar="LABEL", help="Which of their systems it is.  [default: the folder's name]"),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option("--licence", metavar="ID", help="The licence that you have decided on, by the Hub's id."),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="With --licence: why.")] = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Take README.md as it is, edited by hand.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write it though it was edited by hand.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write an output's model card anew.
+
+    With the figures of records, with a licence that you decided on, or as you edited it; the manifest follows.
+    """
+    from modelwright.cli._push import run_card
+
+    options = {"records": records, "system": system, "licence": licence, "reason": reason}
+    run_card(out, options | {"keep": keep, "overwrite": overwrite}, json=json, quiet=quiet)
+
+
+@app.command()
+def push(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The output of a merge.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the Hub, or name for one of your own.")],
+    branch: Annotated[
+        str, typer.Option("--branch", "--revision", metavar="NAME", help="Which branch; made if need be.")
+    ] = "main",
+    private: Annotated[
+        bool, typer.Option("--private", help="If the repository has to be made, make it private.")
+    ] = False,
+    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Of the commit.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace files there without being asked.")] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Send files without comparing them with the manifest first.")
+    ] = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Send an output to the Hugging Face Hub.
+
+    In one commit, with its model card. The token is what hf auth login keeps, or HF_TOKEN. Exit code 3 where the output is not
+    as its manifest says.
+    """
+    from modelwright.cli._push import run_push
+
+    options = {"branch": branch, "private": private, "message": message, "dry_run": dry_run, "yes": yes}
+    run_push(out, repo, options | {"verify": not no_verify, "threads": threads}, json=json, quiet=quiet)
 
 
 @app.command()
@@ -310,6 +377,150 @@ def compare(
 
 
 @app.command()
+def diff(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A [B..]", help="Models; without --base the first is what the others are compared with."
+        ),
+    ],
+    base: Base = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Only so many rows, those of the largest relative norm first.")
+    ] = None,
+    spectrum: Annotated[
+        bool,
+        typer.Option("--spectrum/--no-spectrum", help="Ranks of matrices; without them it is a matter of reading."),
+    ] = True,
+    threads: Threads = 0,
+    json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all figures; - for stdout.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page of heat maps that opens offline.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Show how models differ from a base and each other.
+
+    Of the whole, of each layer and of each kind of tensor: relative norms, zeros and ranks of task vectors, cosines and sign
+    conflicts between them.
+    """
+    from modelwright.cli._diff import Showing, run_diff
+
+    run_diff(models, base, Showing(tensors, top, json, html, quiet), spectra=spectrum, threads=threads)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, file, Hub id, URL, adapter, or model+adapter.")
+    ],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what a model is and what it was made from.
+
+    Parameters by layer and kind, shapes, formats, tied weights, vocabulary, licence, and the lineage that manifests tell; of
+    adapters rank, alpha, targets and norms. Reads headers, and little more.
+    """
+    from modelwright.cli._inspect import run_inspect
+
+    run_inspect(model, tensors=tensors, json=json)
+
+
+@app.command()
+def convert(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL | PART..", help="A model, or folders and files that are the parts of one."),
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Format of the weights: float32, float16, bfloat16 or float64.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers", metavar="A-B,..", help="Which layers in which order, from 0, ends included: 0-15,8-23."
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str],
+        typer.Option("--rename", metavar="PATTERN=NAME", help="Rename tensors; each * is carried over; repeatable."),
+    ] = [],  # noqa: B006
+    shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model in another form.
+
+    As safetensors, in another format, in other shards, with other layers or other names; streamed, checked and resumable like a
+    merge.
+    """
+    from modelwright.cli._convert import run_convert
+    from modelwright.cli._merge import size_of
+
+    options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
+    run_convert(inputs, out, {"dtype": dtype, "layers": layers}, rename, options, json=json, quiet=quiet)
+
+
+@app.command()
+def extract(
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="A fine-tune.")],
+    base: Annotated[str, typer.Option("--base", metavar="MODEL", help="What it was tuned from.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", min=1, help="Store matrices as factors of this rank; not exact, the error is printed."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact, which is --rank.")] = False,
+    shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Store a fine-tune as what it changed.
+
+    Exact to the bit: what did not change is left out, and of the rest the smaller of changed entries and all bits is stored. mw
+    apply brings it back.
+    """
+    from modelwright.cli._delta import run_extract
+    from modelwright.cli._merge import size_of
+
+    options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
+    run_extract(tuned, base, out, rank, options, exact=exact, json=json, quiet=quiet)
+
+
+@app.command()
+def apply(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the delta was made from.")],
+    delta: Annotated[str, typer.Argument(metavar="DELTA", help="What mw extract has written.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    exact: Annotated[bool, typer.Option("--exact", help="Refuse a delta that is not exact.")] = False,
+    shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring back a fine-tune from its delta.
+
+    Every tensor of the base is checked to be what it was, and every exact one to come out as it was.
+    """
+    from modelwright.cli._delta import run_apply
+    from modelwright.cli._merge import size_of
+
+    options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
+    run_apply(base, delta, out, options, exact=exact, json=json, quiet=quiet)
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
     plugin: Plugin = [],  # noqa: B006
@@ -389,6 +600,9 @@ def sweep(
         str, typer.Option("--training", metavar="full | smoke", help="smoke: families that are trained in seconds.")
     ] = "full",
     device: Annotated[str, typer.Option("--device", help="Where models are trained and evaluated.")] = "cpu",
+    workers: Annotated[
+        int, typer.Option("--workers", help="Cells made at a time, by processes that share the cores.")
+    ] = 1,
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="FOLDER", help="Where trained families are kept.")
     ] = None,
@@ -405,7 +619,7 @@ def sweep(
 
     settings = {
         "seeds": seeds, "budget": budget, "semantics": semantics, "validation": validation, "training": training,
-        "device": device, "cache": cache,
+        "device": device, "cache": cache, "workers": workers,
     }  # fmt: skip
     run_sweep(suite, methods, out, settings, plugin, json=json, quiet=quiet)
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from modelwright.cli._eval import Asking, evaluated
 from modelwright.errors import InputError, did_you_mean, printable
-from modelwright.evaluate import Comparison, Gate, Mean, Price, Records, Verdicts, compare, metric, task, with_ensemble
+from modelwright.evaluate import Comparison, Gate, Mean, Price, Records, Verdicts, compare, metric, tasks, with_ensemble
 from modelwright.evaluate._lm_eval import is_log
 from modelwright.evaluate._systems import label_of
 from modelwright.recipe._yaml import load
@@ -114,6 +114,10 @@ def _records(inputs: Sequence[str], options: Comparing, *, bar: bool) -> Records
                 raise InputError(f"there is no '{place}'", "Give folders of records; models need --task.")
             if place.is_dir() and not any(place.rglob("*.parquet")) and not is_log(place):
                 raise InputError(f"there are no records in '{place}'", "If it is a model, say on which --task.")
+            if place.is_file() and place.suffix != ".parquet" and not is_log(place):
+                raise InputError(
+                    f"'{place}' holds no records", "They are .parquet; if it is a model, say on which --task."
+                )
         return _read([Path(place) for place in inputs])
     return evaluated(inputs, options.tasks, Asking(**options.asking, bar=bar))
 
@@ -138,7 +142,7 @@ def _check_early(gate: Gate, inputs: Sequence[str], options: Comparing) -> None:
         known.append("ensemble")
     if None in labels:  # a function of the user's names its system itself
         known += [*gate.rules.systems, *([gate.rules.reference] if gate.rules.reference else [])]
-    gate.check_names(known, [task(one).name for one in options.tasks])
+    gate.check_names(known, [task.name for one in options.tasks for task in tasks(one)])
 
 
 def _pairs(entries: Sequence[str], form: str) -> dict[str, str]:

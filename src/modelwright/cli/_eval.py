@@ -17,7 +17,18 @@ from rich.text import Text
 
 from modelwright.cli._merge import size_text
 from modelwright.errors import InputError, RunError, listing, printable
-from modelwright.evaluate import Part, Plan, Records, Score, ServerPredictor, metric, run, run_score, systems, task
+from modelwright.evaluate import (
+    Part,
+    Plan,
+    Records,
+    Score,
+    ServerPredictor,
+    metric,
+    run,
+    run_score,
+    systems,
+    tasks as tasks_of,
+)
 from modelwright.evaluate._front import check_splits
 from modelwright.evaluate._records import SUFFIX
 from modelwright.evaluate._score import without_intervals
@@ -79,7 +90,7 @@ def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) 
     if not tasks:
         raise InputError("evaluation needs a task", "Give --task FILE, a task file or data.")
     far = _server(references, options)
-    found = [task(one) for one in tasks]
+    found = [task for one in tasks for task in tasks_of(one)]
     if options.metric is not None:
         found = [replace(one, metric=metric(options.metric)) for one in found]
     check_splits(found, options.split)
@@ -95,9 +106,10 @@ def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) 
                 references, device=options.device, network=options.network, plugins=options.plugins
             )
             asked = [*near, *far]
-            records = run(asked, found, options.out, replace(plan, progress=bar.update))
+            notes: list[str] = []
+            records = run(asked, found, options.out, replace(plan, progress=bar.update, note=notes.append))
             if options.bar:
-                _say([text for one in asked for text in one.remarks()])
+                _say([*notes, *(text for one in asked for text in one.remarks())])
             return records
         except KeyboardInterrupt:
             raise InterruptedError(_kept(options.out) or "Nothing was kept.") from None
@@ -197,16 +209,31 @@ def _seconds(part: Part) -> float:
     return round(float(part.column("seconds").sum()), 6)
 
 
+#: More tasks than this, such as of a group, and they are the rows.
+_WIDE = 6
+
+
 def _render(console: Console, records: Records, options: Asking) -> None:
+    console.print(_by_system(records) if len(records.tasks) <= _WIDE else _by_task(records))
+    numbers = {name: records.on(name)[0].table.num_rows for name in records.tasks}
+    counts = ", ".join(f"{number:,} of {name}" for name, number in numbers.items())
+    if len(numbers) > _WIDE:
+        counts = f"{sum(numbers.values()):,} of {len(numbers)} tasks"
+    sample = f", a sample by --limit {options.limit}" if any(part.head.limit for part in records) else ""
+    text = f"{options.split} items: {counts}{sample}\nrecords in {options.out}"
+    console.print(printable_lines(text), style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _heading(part: Part) -> str:
+    arrow = "" if part.metric.higher_is_better else " (lower is better)"
+    return f"{part.metric.name}{' %' if part.metric.bounded else ''}{arrow}"
+
+
+def _by_system(records: Records) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("system")
     for name in records.tasks:
-        part = records.on(name)[0]
-        arrow = "" if part.metric.higher_is_better else " (lower is better)"
-        table.add_column(
-            escape(f"{printable(name)}\n{part.metric.name}{' %' if part.metric.bounded else ''}{arrow}"),
-            justify="right",
-        )
+        table.add_column(escape(f"{printable(name)}\n{_heading(records.on(name)[0])}"), justify="right")
     for heading in ("size", "ms an item"):
         table.add_column(f"\n{heading}", justify="right")
     for label in records.systems:
@@ -214,11 +241,20 @@ def _render(console: Console, records: Records, options: Asking) -> None:
         size = "" if parts[0].head.nbytes is None else size_text(parts[0].head.nbytes)
         speed = 1000 * sum(map(_seconds, parts)) / sum(part.table.num_rows for part in parts)
         table.add_row(Text(printable(label)), *map(figure_text, parts), size, f"{speed:.3g}")
-    console.print(table)
-    counts = ", ".join(f"{records.on(name)[0].table.num_rows:,} of {name}" for name in records.tasks)
-    sample = f", a sample by --limit {options.limit}" if any(part.head.limit for part in records) else ""
-    text = f"{options.split} items: {counts}{sample}\nrecords in {options.out}"
-    console.print(printable_lines(text), style="dim", highlight=False, markup=False, soft_wrap=True)
+    return table
+
+
+def _by_task(records: Records) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("task", "metric"):
+        table.add_column(heading)
+    for heading in ("items", *records.systems):
+        table.add_column(escape(printable(heading)), justify="right")
+    for name in records.tasks:
+        parts = [records.part(name, label) for label in records.systems]
+        figures = map(figure_text, parts)
+        table.add_row(Text(printable(name)), escape(_heading(parts[0])), f"{parts[0].table.num_rows:,}", *figures)
+    return table
 
 
 def printable_lines(text: str) -> str:

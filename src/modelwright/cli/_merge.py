@@ -148,8 +148,10 @@ def _print_note(console: Console, note: str) -> None:
     console.print(text, style="dim", highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
-def run_merge(job: Job, out: str, options: Mapping[str, Any], *, json: bool, quiet: bool) -> None:
-    """Merge with a progress bar on stderr and a line about the result."""
+def run_merge(
+    job: Job, out: str, options: Mapping[str, Any], *, json: bool, quiet: bool, done: str = "merged into"
+) -> None:
+    """Merge with a progress bar on stderr and a line about the result, which begins with `done`."""
     started = time.time()
     with Bar(enabled=not quiet and not json) as bar:
         try:
@@ -168,7 +170,7 @@ def run_merge(job: Job, out: str, options: Mapping[str, Any], *, json: bool, qui
             _print_note(console, note)
         seconds = time.time() - started
         console.print(
-            f"merged into {result.out}: {size_text(result.bytes_out)} in {seconds:.1f} s "
+            f"{done} {result.out}: {size_text(result.bytes_out)} in {seconds:.1f} s "
             f"({size_text((result.bytes_in + result.bytes_out) / max(seconds, 1e-3))}/s read and written)",
             highlight=False,
             markup=False,

@@ -27,11 +27,11 @@ def show_methods(name: str | None, plugins: Sequence[Path], *, json: bool, cite:
     else:
         table = Table(box=None, pad_edge=False, header_style="dim")
         narrow = Console().width < 80
-        for column in ("name", "models", "base", *(() if narrow else ("paper",)), "what it does"):
-            table.add_column(column, no_wrap=column in ("name", "models", "base"))
+        for column in ("name", "models", "base", *(() if narrow else ("reads",)), "what it does"):
+            table.add_column(column, no_wrap=column != "what it does")
         for method in chosen:
-            paper = () if narrow else (method.paper,)
-            table.add_row(method.name, models_text(method), method.base, *paper, method.summary)
+            reads = () if narrow else (f"{method.cost('community')[0]}x",)
+            table.add_row(method.name, models_text(method), method.base, *reads, method.summary)
         Console().print(table)
 
 
@@ -41,10 +41,18 @@ def models_text(method: Method) -> str:
     return str(least) if least == most else f"{least}+" if most is None else f"{least}-{most}"
 
 
+def cost_text(passes: int, memory: float | None) -> str:
+    """What a merge costs, in words."""
+    times = {1: "once", 2: "twice"}.get(passes, f"{passes} times")
+    held = "a few blocks" if memory is None else f"{memory:g} bytes for each element of the largest tensor"
+    return f"reads its inputs {times}; holds {held}"
+
+
 def describe(method: Method) -> dict[str, Any]:
     """A method as plain data; the keys are stable."""
     defaults = method.defaults("community")
     paper = method.defaults("paper")
+    passes, memory = method.cost("community")
     return {
         "name": method.name,
         "title": method.title,
@@ -56,6 +64,8 @@ def describe(method: Method) -> dict[str, Any]:
         "scope": method.scope({**dict.fromkeys(method.fields), **_example(method, defaults)}),
         "reproducible": method.reproducible,
         "random": method.random,
+        "passes": passes,
+        "bytes_per_element": memory,
         "laws": sorted(method.laws),
         "parameters": [
             {
@@ -82,7 +92,8 @@ def _render(console: Console, method: Method) -> None:
     console.print(f"[bold]{method.title}[/bold]  {method.paper}", highlight=False)
     console.print(method.summary, highlight=False)
     base = {"required": "needs a base", "optional": "takes a base", "ignored": "has no base"}[method.base]
-    console.print(f"{models_text(method)} models beside the base; {base}; scope: {data['scope']}\n", highlight=False)
+    console.print(f"{models_text(method)} models beside the base; {base}; scope: {data['scope']}", highlight=False)
+    console.print(f"{cost_text(data['passes'], data['bytes_per_element'])}\n", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("parameter", "of", "default", "paper", "value", "meaning"):
         table.add_column(column, no_wrap=column == "parameter")

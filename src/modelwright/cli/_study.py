@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from modelwright.cli._files import STDOUT, check_writable, write_json
 from modelwright.errors import InputError, did_you_mean
 from modelwright.evaluate._predictor import needs
 from modelwright.report import write
@@ -21,8 +22,6 @@ from modelwright.studies._study import Cell, Table as Figures
 from modelwright.studies._text import STATEMENT, heading, measure, shown, statements
 
 _COLOURS = {"holds": "green", "does not hold": "red", "inconclusive": "yellow"}
-#: Where `--json -` writes to.
-_STDOUT = "-"
 
 
 def list_studies(plugins: Sequence[Path], *, json: bool) -> None:
@@ -57,18 +56,16 @@ def run_study(
     chosen = study(name, plugins)
     if require is not None and require not in VERDICTS:
         raise InputError(f"--require: there is no verdict '{require}'", did_you_mean(require, VERDICTS))
-    for option, place in (("--json", None if json in (None, _STDOUT) else Path(str(json))), ("--html", html)):
-        _check_writable(option, place)
+    check_writable("--json", json)
+    check_writable("--html", html)
     if html is not None:
         needs("matplotlib", "--html", "report")
-    silent = quiet or json == _STDOUT
+    silent = quiet or json == STDOUT
     with _Bar(enabled=not silent) as bar:
         outcome = chosen.run(seeds, budget, bar.update)  # type: ignore[arg-type]  # run checks it
     text = json_module.dumps(outcome.as_json(), indent=1, ensure_ascii=False)
-    if json == _STDOUT:
-        print(text)  # noqa: T201
-    elif json is not None:
-        write(json, text + "\n")
+    if json is not None:
+        write_json(json, text)
     if html is not None:
         from modelwright.studies._page import page
 
@@ -77,16 +74,6 @@ def run_study(
         _show(Console(), outcome)
     if require is not None and outcome.verdict != require:
         raise typer.Exit(3)
-
-
-def _check_writable(option: str, path: Path | None) -> None:
-    """Said before a study runs for minutes."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"{option} must be a file, and '{path}' is a folder", "Give a file's name.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{option}: there is no folder '{path.parent}'", "Make it first.")
 
 
 def _show(console: Console, outcome: Outcome) -> None:

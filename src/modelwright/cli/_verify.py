@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_module
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,14 +15,16 @@ from modelwright.cli._merge import Bar, size_text
 _JSON_VERSION = 1
 
 
-def run_verify(out: Path, options: Mapping[str, Any], *, json: bool, quiet: bool) -> None:
+def run_verify(out: str, options: Mapping[str, Any], *, json: bool, quiet: bool, only_problems: bool = False) -> None:
     """Check an output, with a progress bar on stderr and a line about what was found; exit code 3 where it differs."""
     started = time.time()
     with Bar(enabled=not quiet and not json) as bar:
         found = verify(out, **options, progress=bar.update)
+    if only_problems and not found.problems:
+        return
     if json:
         result = {
-            "version": _JSON_VERSION, "ok": not found.problems, "out": str(out), "files": found.files,
+            "version": _JSON_VERSION, "ok": not found.problems, "out": out, "files": found.files,
             "bytes": found.nbytes, "problems": [{"what": what, "mend": "", "where": ""} for what in found.problems],
             "notes": list(found.notes),
         }  # fmt: skip

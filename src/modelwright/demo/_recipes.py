@@ -102,7 +102,7 @@ def _from_record(method: Method, experts: Sequence[str]) -> Recipe | None:
     """As many experts as the method takes, with weight 1, its paper's density and its defaults."""
     _, most = method.models
     required = {name for name, parameter in method.fields.items() if parameter.required}
-    if method.needs or required - {"weight"} or (most or 2) < 2:
+    if method.needs or required - {"weight"}:
         return None
     parameters: dict[str, Any] = {"weight": 1.0} if "weight" in method.fields else {}
     preset = method.presets.get("paper", {})

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from modelwright.suites._views import SIDE as SIDE, View, digit_images, views
 from modelwright.tensors import Array
-
-#: How many pixels an image has along each side.
-SIDE = 8
-
-Transform = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Tasks:
         test: What the table reports.
     """
 
-    transforms: Mapping[str, Transform]
+    transforms: Mapping[str, View]
     train: Split
     validation: Split
     test: Split
@@ -61,18 +57,6 @@ class Tasks:
         return np.concatenate(views), np.tile(split.labels, len(views))
 
 
-def transforms(seed: int) -> dict[str, Transform]:
-    """The five tasks: what each does to images of shape (n, 8, 8)."""
-    order = np.random.default_rng((seed, 1)).permutation(SIDE * SIDE)
-    return {
-        "rotate": lambda images: np.rot90(images, axes=(1, 2)),
-        "mirror": lambda images: images[:, :, ::-1],
-        "invert": lambda images: 1 - images,
-        "roll": lambda images: np.roll(images, (SIDE // 2, SIDE // 2), axis=(1, 2)),
-        "shuffle": lambda images: images.reshape(-1, SIDE * SIDE)[:, order].reshape(-1, SIDE, SIDE),
-    }
-
-
 #: What each task does, in words.
 MEANING = {
     "rotate": "turned by a quarter",
@@ -85,12 +69,11 @@ MEANING = {
 
 def load(seed: int) -> Tasks:
     """The bundled digits in three stratified splits: 60 % train, 20 % validation, 20 % test."""
-    from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    pixels, labels = load_digits(return_X_y=True)  # from 0 to 16
-    images = (np.asarray(pixels) / 16).astype(np.float32).reshape(-1, SIDE, SIDE)
+    images, labels = digit_images("mw demo")
     train, rest = train_test_split(np.arange(len(labels)), test_size=0.4, stratify=labels, random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=labels[rest], random_state=seed)
     parts = [Split(images[index], labels[index]) for index in (train, validation, test)]
-    return Tasks(transforms(seed), *parts)
+    shown = views(np.random.default_rng((seed, 1)))
+    return Tasks({name: shown[name] for name in MEANING}, *parts)

@@ -1,7 +1,23 @@
 """The engine: runs plans, writes outputs that are whole or absent, and says what it did."""
 
+from modelwright.engine._card import rewrite_card as rewrite_card
+from modelwright.engine._contrast import (
+    MOST_SPECTRUM as MOST_SPECTRUM,
+    Contrast as Contrast,
+    Meeting as Meeting,
+    contrast as contrast,
+)
+from modelwright.engine._gguf import execute_gguf as execute_gguf
 from modelwright.engine._identity import method_source as method_source
 from modelwright.engine._lazy import lazy as lazy
+from modelwright.engine._licences import LICENCES as LICENCES, Verdict as Verdict, verdict as verdict
+from modelwright.engine._lineage import lineage as lineage, provenance as provenance
+from modelwright.engine._push import (
+    Push as Push,
+    Sent as Sent,
+    finished as finished,
+    prepare_push as prepare_push,
+)
 from modelwright.engine._run import (
     SHARD_BYTES as SHARD_BYTES,
     Options as Options,
@@ -15,6 +31,7 @@ from modelwright.engine._run import (
 )
 from modelwright.engine._verify import (
     Verification as Verification,
+    available as available,
     read_manifest as read_manifest,
     verify as verify,
     verify_again as verify_again,

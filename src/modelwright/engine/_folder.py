@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from modelwright.checkpoint import MANIFEST, Checkpoint
+from modelwright.checkpoint import MANIFEST, Checkpoint, user_path
 from modelwright.engine._identity import first_difference
 from modelwright.engine._journal import NAME as JOURNAL, Journal, Past, read_journal
 from modelwright.engine._output import flush
@@ -82,7 +82,7 @@ class LocalFolder:
 
     def __init__(self, out: Path):
         self.out = out
-        self.folder = _partial(out)
+        self.folder = partial_of(out)
         self.steps = out.with_name(out.name + ".steps")
         self._overwrite = False
 
@@ -130,7 +130,8 @@ class LocalFolder:
         return f"What is done is kept in '{self.folder}': run the same command again to go on, or delete that folder."
 
 
-def _partial(out: Path) -> Path:
+def partial_of(out: Path) -> Path:
+    """Where an output is made."""
     return out.with_name(out.name + ".partial")
 
 
@@ -140,7 +141,7 @@ def _old(out: Path) -> Path:
 
 def settled(out: str | Path) -> Path:
     """The output's path with `~` and links resolved, after an overwrite that was killed half-way is undone or ended."""
-    path = Path(out).expanduser()
+    path = user_path(out)
     if path.is_symlink() or path.name in ("", ".."):
         path = path.resolve()
     if not path.name:
@@ -164,7 +165,7 @@ def recover(out: Path) -> None:
 
 def _held_by_nobody(out: Path) -> int | None:
     """A lock on the marker of a killed merge, wherever that got to; None while its process lives."""
-    for path in (_partial(out) / MARKER, out / MARKER, _old(out) / _REPLACED, out / _REPLACED):
+    for path in (partial_of(out) / MARKER, out / MARKER, _old(out) / _REPLACED, out / _REPLACED):
         with suppress(FileNotFoundError):
             handle = os.open(path, os.O_RDWR)
             try:
@@ -205,6 +206,11 @@ def _remove_replaced(old: Path) -> None:
 def check_name(out: str) -> None:
     """Refuse an output that is named like a weight file."""
     suffix = next((suffix for suffix in _WEIGHTS if out.endswith(suffix)), "")
+    if suffix == ".gguf":
+        raise InputError(
+            f"the output is a folder, and '{out}' is named like a weight file",
+            "Add --gguf f16, bf16 or q8_0 (gguf=) for a single GGUF file.",
+        )
     if suffix:
         raise InputError(
             f"the output is a folder, and '{out}' is named like a weight file",
@@ -220,12 +226,24 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """
     if out.exists() and not overwrite:
         raise InputError(f"the output '{out}' exists", "Choose another folder, or pass --overwrite (overwrite=True).")
-    if out.exists() and not _was_made_here(out) and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _was_made_here(out) and not _is_empty(out):
         raise InputError(f"'{out}' was not made by modelwright, so it is not overwritten", "Remove it yourself first.")
     check_parents(out)
-    if overwrite and out.exists() and _old(out).exists() and (not _old(out).is_dir() or any(_old(out).iterdir())):
+    if (_old(out) / _REPLACED).exists():  # not by a dead one, which was set right before
+        raise InputError(f"another merge is just replacing '{out}'", "Wait for it, or choose another folder.")
+    if overwrite and out.exists() and _old(out).exists() and not _is_empty(_old(out)):
         raise InputError(f"'{_old(out)}' is in the way: an overwrite puts '{out}' there for a moment", "Move it away.")
-    check_partial(_partial(out))
+    check_partial(partial_of(out))
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a folder has nothing in it, or has just gone."""
+    try:
+        return not any(path.iterdir())
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
 
 
 def check_parents(out: Path) -> None:
@@ -259,7 +277,7 @@ def is_ours(manifest: str) -> bool:
 
 def _left_behind(partial: Path) -> bool:
     """Whether a folder is what a killed merge leaves: marked, or not yet anything."""
-    return partial.is_dir() and ((partial / MARKER).exists() or not any(partial.iterdir()))
+    return (partial / MARKER).exists() or _is_empty(partial)
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -271,7 +289,8 @@ def check_disk(folder: Path, needed: int) -> None:
     parent = next(path for path in folder.absolute().parents if path.exists())
     free = shutil.disk_usage(parent).free
     if folder.is_dir():
-        free += sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+        with suppress(FileNotFoundError):  # another merge has just renamed it, or removed it
+            free += sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
     if free < needed + (1 << 20):
         raise InputError(
             f"the output needs {needed + (1 << 20):,} bytes, and '{parent}' has {free:,} free",

@@ -11,7 +11,8 @@ from typing import Any
 
 import xxhash
 
-from modelwright.checkpoint import Checkpoint, Shard
+from modelwright.checkpoint import Checkpoint, Shard, file_state
+from modelwright.errors import InputError
 from modelwright.methods import Method
 from modelwright.recipe import Plan
 
@@ -45,6 +46,20 @@ def changed_inputs(plan: Plan, about: Mapping[str, Any]) -> str:
     return first_difference(inputs(plan), about["inputs"])
 
 
+def check_as_opened(plan: Plan) -> None:
+    """Refuse weight files that are not what they were when their headers were read: their tensors may lie elsewhere now.
+
+    Raises:
+        InputError: One is another, or gone.
+    """
+    for model in plan.models:
+        for path, state in model.states.items():
+            now = file_state(path)
+            if now != state:
+                what = "has changed since it was opened" if now else "is no longer there"
+                raise InputError(f"'{path}' {what}", "Open the models again, when nothing writes to them.")
+
+
 def first_difference(now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
     """The first file of then that is not the same now; those that came since are downloads of a Hub model."""
     return next((key for key in sorted(then) if now.get(key) != then[key]), "")
@@ -55,11 +70,9 @@ def inputs(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for model in plan.models:
         for path in _files(model):
-            try:
-                status = path.stat()
-            except OSError:
-                continue
-            found[str(path)] = [status.st_size, status.st_mtime_ns]
+            state = file_state(path)
+            if state is not None:
+                found[str(path)] = [*state]
     return found
 
 

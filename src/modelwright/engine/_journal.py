@@ -1,8 +1,8 @@
 """The journal of a partial output: what is finished, so that a killed merge goes on instead of starting again.
 
 One JSON object a line, only ever appended. The first line says which merge it is; the others which ranges of tensors were
-written, with hashes of what was read for them, which chunks of files are complete, with their hashes, and which files are in a
-store, with their state there. A resumed merge believes a chunk only when its bytes still have that hash, so the journal need
+written, with hashes of what was read for them, which chunks of files are complete, with their hashes, BLAKE3 of whole files where
+it is asked for, and which files are in a store, with their state there. A resumed merge believes a chunk only when its bytes still have that hash, so the journal need
 not be flushed in step with the data; but it is before the local bytes of an uploaded file are given up.
 """
 
@@ -59,6 +59,7 @@ class Past:
         ranges: (tensor, range) -> what was done.
         chunks: (file, chunk) -> hash.
         uploads: Files in the store, by name.
+        audits: BLAKE3 of whole weight files, by name.
         resumes: How often the merge was taken up again.
         size: Bytes of the journal that can be read.
     """
@@ -67,6 +68,7 @@ class Past:
     ranges: dict[tuple[int, int], RangeDone] = field(default_factory=dict[tuple[int, int], RangeDone])
     chunks: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
     uploads: dict[str, Uploaded] = field(default_factory=dict[str, Uploaded])
+    audits: dict[str, str] = field(default_factory=dict[str, str])
     resumes: int = 0
     size: int = 0
 
@@ -102,6 +104,8 @@ def _take(past: Past, line: bytes) -> bool:
         elif "put" in entry:
             size, state = entry["stamp"]
             past.uploads[entry["put"]] = Uploaded(Stamp(size, state), str(entry["xxh3_128"]))
+        elif "blake3" in entry:
+            past.audits[entry["file"]] = str(entry["blake3"])
         elif "resumed" in entry:
             past.resumes += 1
         else:
@@ -151,6 +155,10 @@ class Journal:
         """Note a complete chunk."""
         self._write({"chunk": [file, number], "xxh3_128": digest})
         self.begun = True
+
+    def audit(self, name: str, digest: str) -> None:
+        """Note BLAKE3 of a whole file; before it is put into a store, for after that its bytes are not here any more."""
+        self._write({"file": name, "blake3": digest})
 
     def put(self, name: str, uploaded: Uploaded) -> None:
         """Note a file that is in the store, and bring the journal to the disk: the file's local bytes go next."""

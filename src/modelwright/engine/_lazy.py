@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef
+from modelwright.engine._identity import check_as_opened
 from modelwright.engine._merge import Merge
 from modelwright.engine._run import Options
 from modelwright.engine._work import run_programs
@@ -39,6 +40,7 @@ class _Run:
     def merge(self) -> Merge:
         with self._lock:
             if self._merge is None:
+                check_as_opened(self.plan)
                 merge = self.options.merge(self.plan)
                 with merge.explained():
                     for _, _, program in merge.survey():

@@ -33,7 +33,7 @@ from modelwright.engine._sources import (
 from modelwright.engine._whole import Look, NotFiniteError, bytes_of, compute, facts_for, too_large, wide_inputs
 from modelwright.engine._work import Program, Tally, run_here
 from modelwright.errors import RunError
-from modelwright.methods import Lowered, RankDrop, Ranks, Round, Shape
+from modelwright.methods import Lowered, Ranks, Round, Shape
 from modelwright.recipe import Input, Plan, PlannedTensor
 
 if TYPE_CHECKING:  # imported when the first tensor needs it: loading the kernels takes longer than a small merge
@@ -68,7 +68,7 @@ class Findings:
 
 def _ranking_bytes(tensor: PlannedTensor, lowered: Lowered | None) -> int:
     """What finding a tensor's thresholds takes at most."""
-    if lowered and _by_rank(lowered):  # a bit for each entry, and a byte while it is found
+    if lowered and lowered.by_rank:  # a bit for each entry, and a byte while it is found
         return len(lowered.keep) * (tensor.size // 8 + min(tensor.size, RANGE))
     targets = sum(1 + (keep.start > 0) for keep in lowered.keep if isinstance(keep, Ranks)) if lowered else 0
     if not targets:
@@ -77,11 +77,6 @@ def _ranking_bytes(tensor: PlannedTensor, lowered: Lowered | None) -> int:
     counters = min(targets, MOST_COUNTED) * COUNTERS * 8
     sample = 3 * MOST_SAMPLED  # its parts, these as one, and room to select
     return near + sample + min(targets * tensor.size * 4, MOST_HELD) + counters
-
-
-def _by_rank(lowered: Lowered) -> bool:
-    """Whether entries are dropped by their rank in a row."""
-    return any(isinstance(keep, RankDrop) for keep in lowered.keep)
 
 
 class Merge:
@@ -201,7 +196,7 @@ class Merge:
         self, index: int, tensor: PlannedTensor, todo: Sequence[int], output: Output, journal: Listener | None
     ) -> Program:
         note = partial(self.note, index, tensor, journal)
-        sources = Sources(self.plan, tensor)
+        sources = Sources(self.plan.refs(tensor))
         plain = tensor.action != "merge" and all(dtype == tensor.dtype.numpy for dtype in sources.dtypes)
         if plain and sources.streamed:
             yield [partial(self._copy, tensor, sources, number, output, note) for number in todo]
@@ -323,11 +318,7 @@ class Merge:
     def passes(self) -> int:
         """How often the inputs are read: once to merge, and once for each statistic; samples do not count."""
         lowered = self._lowered(self.merged[0]) if self.merged else None
-        if lowered is None:
-            return self.plan.passes
-        ranked = any(isinstance(keep, Ranks) for keep in lowered.keep)
-        measured = lowered.rescale in ("l1", "l2") and any(keep is not None for keep in lowered.keep)
-        return 1 + ranked + _by_rank(lowered) + measured + bool(lowered.gram) + (lowered.zero_sign is None)
+        return self.plan.passes if lowered is None else lowered.passes
 
     def peak_bytes(self, threads: int) -> int:
         """Estimate of the memory needed beyond the interpreter: what the largest tensors in work at once need."""
@@ -335,7 +326,7 @@ class Merge:
         return sum(needs[:threads]) + (_COMPILER if self._fused else 0)
 
     def _work_bytes(self, tensor: PlannedTensor) -> int:
-        sources = Sources(self.plan, tensor)
+        sources = Sources(self.plan.refs(tensor))
         count = len(sources.refs)
         lowered = self._lowered(tensor)
         if sources.streamed and (tensor.action != "merge" or lowered is not None):
@@ -344,13 +335,14 @@ class Merge:
             return block + (4 << 20) + _ranking_bytes(tensor, lowered)
         stored = sum(ref.nbytes for ref in sources.refs)
         # An array function has its inputs as stored and as float32, and about as much again for masks and partial sums.
-        return stored + tensor.nbytes + (tensor.size * 4 * (2 * count + 3) if tensor.action == "merge" else 0)
+        each = max(4 * (2 * count + 3), self.plan.method.workspace(len(tensor.inputs)))
+        return stored + tensor.nbytes + (int(tensor.size * each) if tensor.action == "merge" else 0)
 
     # --- what can be fused --------------------------------------------------------------------------------------------
 
     def _lowered(self, tensor: PlannedTensor) -> Lowered | None:
         """The tensor's merge for the kernels, or None."""
-        refs = [self.plan.models[source.model][source.name] for source in tensor.sources]
+        refs = self.plan.refs(tensor)
         # float8 with scales is read as a whole, and comes as float32
         plain = all(ref.dtype.name in _CODES or (ref.fill is None and ref.dtype.itemsize == 1) for ref in refs)
         if not self._fused or not plain or tensor.dtype.name not in _CODES:
@@ -359,10 +351,11 @@ class Merge:
             return Lowered([1.0], deltas=False, add_base=False)
         if tensor.action != "merge" or self.plan.method.lower is None:
             return None
-        row = tensor.shape[-1] if tensor.shape else 1
-        shape = Shape(tensor.size, self._total, len(tensor.shape), row, len(tensor.inputs), tensor.base is not None)
+        row, position = tensor.shape[-1] if tensor.shape else 1, tensor.position
+        inputs, based = len(tensor.inputs), tensor.base is not None
+        shape = Shape(tensor.size, self._total, len(tensor.shape), row, inputs, based, position)
         lowered = self.plan.method.lower(tensor.parameters, shape)
-        return None if lowered is not None and row > LONGEST and _by_rank(lowered) else lowered
+        return None if lowered is not None and row > LONGEST and lowered.by_rank else lowered
 
     def _members(self) -> list[Fused]:
         """Every merged tensor, for what has to be known of all of them; nothing where one of them is not for the kernels."""
@@ -370,7 +363,7 @@ class Merge:
         for tensor in self.merged:
             if tensor.size == 0:
                 continue
-            lowered, sources = self._lowered(tensor), Sources(self.plan, tensor)
+            lowered, sources = self._lowered(tensor), Sources(self.plan.refs(tensor))
             if lowered is None or not sources.streamed or any(dtype.name not in _CODES for dtype in sources.dtypes):
                 return []
             from modelwright.engine._fused import Fused

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +16,14 @@ import xxhash
 
 from modelwright.checkpoint import NumpyArray, Shard
 from modelwright.engine._journal import Listener
+from modelwright.engine._work import Program, run_programs
 
 #: Bytes of a file that have a hash of their own.
 CHUNK = 4 << 20
 
 
+#: What file systems that cannot reserve answer, where the C library does not write zeros instead (musl).
+_CANNOT = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 #: Of Linux; Python's `os` does not have it. fsync stays what makes bytes safe, so failing or missing does no harm.
 _sync_file_range: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)
 _WRITE = 2
@@ -109,21 +113,37 @@ class WeightFiles:
         for file, shard in enumerate(self._shards):
             self._fill(file, 0, len(shard.header))
 
-    def recall(self, chunks: Mapping[tuple[int, int], str], workers: int) -> None:
+    def recall(
+        self,
+        chunks: Mapping[tuple[int, int], str],
+        workers: int,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
         """Take chunks of an earlier run as complete where their bytes still have their hashes, or are elsewhere."""
+        known = {place: digest for place, digest in chunks.items() if self._has(*place)}
+        total, done = sum(self._size(*place) for place in known), 0
 
-        def check(entry: tuple[tuple[int, int], str]) -> None:
-            (file, chunk), digest = entry
-            if file >= len(self.hashes) or chunk >= len(self.hashes[file]):
-                return
+        def check(file: int, chunk: int, digest: str) -> None:
+            nonlocal done
             elsewhere = self.names[file] in self._elsewhere
             if elsewhere or self._hash(file, chunk) == digest:
                 self.hashes[file][chunk] = digest
                 self._left[file][chunk] = 0
                 self._close(file, told=not elsewhere)
+            with self._lock:
+                done += self._size(file, chunk)
 
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(check, chunks.items()))
+        def tick() -> None:
+            if progress is not None:
+                progress("checking what is done", done, total)
+
+        def program() -> Program:
+            yield [partial(check, *place, digest) for place, digest in known.items()]
+
+        run_programs([program()], workers, tick)  # not a pool, which would let Ctrl-C wait for all of them
+
+    def _has(self, file: int, chunk: int) -> bool:
+        return 0 <= file < len(self.hashes) and 0 <= chunk < len(self.hashes[file])
 
     def complete(self, name: str, start: int, stop: int) -> bool:
         """Whether all chunks that hold these bytes of a tensor are complete."""
@@ -225,8 +245,13 @@ def _reserve(handle: int, size: int) -> None:
     allocate: Callable[[int, int, int], None] | None = getattr(os, "posix_fallocate", None)
     if allocate is None or size == 0:  # macOS has none
         os.ftruncate(handle, size)
-    else:
+        return
+    try:
         allocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        os.ftruncate(handle, size)  # then a full disk is noticed when it is full
 
 
 def _write(handle: int, data: memoryview, offset: int) -> None:

@@ -11,13 +11,21 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Literal, Protocol
 
-from modelwright.checkpoint import MANIFEST, Checkpoint, Shard, index_json, is_url, plain_path
-from modelwright.engine._card import card_text
+from modelwright.checkpoint import MANIFEST, Checkpoint, Shard, file_state, index_json, is_url, plain_path
+from modelwright.engine._card import write_card
 from modelwright.engine._device import torch_for
 from modelwright.engine._folder import Destination, LocalFolder, Partial, check_disk, partial_folder, settled
-from modelwright.engine._identity import changed_inputs, identity
+from modelwright.engine._identity import changed_inputs, check_as_opened, identity
 from modelwright.engine._journal import Journal
-from modelwright.engine._manifest import audit_hashes, check_audit, file_hashes, manifest_json
+from modelwright.engine._manifest import (
+    audited,
+    check_audit,
+    file_hashes,
+    loss_notes,
+    losses,
+    manifest_json,
+    manifest_of,
+)
 from modelwright.engine._merge import WORTH, Findings, Merge
 from modelwright.engine._output import Output, WeightFiles
 from modelwright.engine._sources import ranges
@@ -30,6 +38,8 @@ from modelwright.recipe import Plan
 Progress = Callable[[str, int, int], None]
 
 SHARD_BYTES = 5_000_000_000
+#: What a header says of a tensor beside its name, and the manifest says of it and the chunks that hold it.
+_ENTRY = 200
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,8 @@ class Options:
         progress: Called as bytes are done.
         engine: `threads` of this process, or `ray`: tasks on a Ray cluster, all of whose nodes have the inputs and the
             output at the same paths. `threads` counts for each task then, and 0 is one.
+        gguf: `f16`, `bf16` or `q8_0`: write a single GGUF file that stores matrices so, instead of a folder. The models must be
+            from GGUF files; the donor's metadata are kept.
         address: Of the Ray cluster, `auto` for one that runs on this machine; else `$RAY_ADDRESS`, or one of its own.
     """
 
@@ -65,6 +77,7 @@ class Options:
     progress: Progress | None = None
     engine: Literal["threads", "ray"] = "threads"
     address: str | None = None
+    gguf: Literal["f16", "bf16", "q8_0"] | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ("threads", "ray"):
@@ -78,6 +91,8 @@ class Options:
             raise InputError(f"threads must be 0 (all cores) or more, got {self.threads}")
         if self.shard_bytes < 1:
             raise InputError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
+        if self.gguf not in (None, "f16", "bf16", "q8_0"):
+            raise InputError(f"gguf must be f16, bf16 or q8_0, got '{self.gguf}'")
         if self.hash not in ("xxh3", "blake3"):
             raise InputError(f"hash must be xxh3 or blake3, got '{self.hash}'")
 
@@ -157,23 +172,26 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         journal = Journal(partial.path, about, partial.past)
         partial.journal = journal
         _write_files(plan, partial.path, shards)
-        files = _merged(merge, place, partial, shards, journal, options, crew)
+        audits: dict[str, str] = {}
+        files = _merged(merge, place, partial, shards, journal, options, crew, audits)
         changed = changed_inputs(plan, about)
         if changed:
             raise RunError(f"'{changed}' changed while it was being merged, so the output is discarded. Merge again.")
-        notes = [*plan.notes, *_late_notes(plan, merge.findings)]
+        lost = losses(plan)
+        notes = [*plan.notes, *loss_notes(lost), *_late_notes(plan, merge.findings)]
         table = files.table()
         hashes = table | file_hashes(partial.path, skip=table)
         if options.hash == "blake3":
-            audited = audit_hashes(partial.path, hashes)
-            hashes = {name: entry | {"blake3": audited[name]} for name, entry in hashes.items()}
+            audits |= {name: audited(partial.path / name) for name in hashes if name not in audits}
+            hashes = {name: entry | {"blake3": audits[name]} for name, entry in hashes.items()}
         threads = options.workers if options.engine == "threads" else options.threads or 1  # of each task
         run = {
             "started": started, "seconds": round(time.time() - started, 3), "threads": threads,
             "engine": options.engine, "device": options.device, "allow_nonfinite": options.allow_nonfinite, "resumes": partial.resumes, "folder": plan.folder,
         }  # fmt: skip
-        text = manifest_json(plan, dict(sorted(hashes.items())), merge.findings, notes, run)
-        (partial.path / MANIFEST).write_text(text, encoding="utf-8")
+        manifest = manifest_of(plan, hashes, merge.findings, lost, notes, run)
+        write_card(partial.path, manifest)
+        (partial.path / MANIFEST).write_text(manifest_json(manifest), encoding="utf-8")
     notes += merge.remarks()
     if partial.past is not None:
         notes.append("gone on with a merge that was interrupted; what was finished was checked and kept")
@@ -226,13 +244,25 @@ def _merged(
     journal: Journal,
     options: Options,
     crew: _Crew,
+    audits: dict[str, str],
 ) -> WeightFiles:
-    """Write the weight files, or what is missing of them."""
+    """Write the weight files, or what is missing of them; `audits` takes BLAKE3 of each where that is asked for."""
     plan, past = merge.plan, partial.past
-    files = WeightFiles(partial.path, shards, journal, place.complete)
-    files.create(elsewhere=place.begin(files.names, journal, past))
+
+    def complete(name: str) -> None:
+        if options.hash == "blake3":  # now, for a store takes the bytes away
+            audits[name] = audited(partial.path / name)
+            journal.audit(name, audits[name])
+        place.complete(name)
+
+    files = WeightFiles(partial.path, shards, journal, complete)
+    elsewhere = place.begin(files.names, journal, past)
+    if options.hash == "blake3" and past is not None:  # what an earlier run put there without that hash is made again
+        audits |= {name: past.audits[name] for name in elsewhere if name in past.audits}
+        elsewhere = audits.keys() & elsewhere
+    files.create(elsewhere=elsewhere)
     if past is not None:
-        files.recall(past.chunks, options.workers)
+        files.recall(past.chunks, options.workers, options.progress)
     files.start()
     skip: dict[int, set[int]] = {}
     for (index, number), done in past.ranges.items() if past is not None else ():
@@ -291,14 +321,21 @@ def check_out(plan: Plan, place: Destination, options: Options, also: int = 0) -
         also: Bytes that are written beside it, such as earlier steps.
     """
     check_inputs(plan, place)
+    check_as_opened(plan)
     place.check(overwrite=options.overwrite, restart=options.restart)
-    check_disk(place.folder, plan.bytes_out + also)
+    check_disk(place.folder, _bytes_written(plan) + also)
     if options.engine == "threads":  # where the others compute, this machine may have none
-        _check_device(options.device)
+        check_device(options.device)
     if options.hash == "blake3":
-        if isinstance(place.out, str):
-            raise InputError("--hash blake3 (hash='blake3') is not for outputs behind URLs yet", "Leave it out.")
         check_audit()
+
+
+def _bytes_written(plan: Plan) -> int:
+    """Bytes of the output: of tensors, of headers at most, and of the larger files beside them."""
+    headers = sum(len(tensor.name.encode()) + _ENTRY for tensor in plan.tensors)
+    texts = sum(len(file.text) for file in plan.files if file.text is not None)
+    copies = sum((file_state(file.source) or (0, 0))[0] for file in plan.files if file.source is not None)
+    return plan.bytes_out + headers + texts + copies
 
 
 def check_inputs(plan: Plan, place: Destination) -> None:
@@ -307,7 +344,8 @@ def check_inputs(plan: Plan, place: Destination) -> None:
         raise InputError(f"the output '{place.out}' is or holds one of the inputs", "Choose another folder.")
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse a device that is not here."""
     if device == "cpu":
         return
     torch = torch_for(device)
@@ -319,7 +357,7 @@ def _check_device(device: str) -> None:
 
 
 def _write_files(plan: Plan, folder: Path, shards: Mapping[str, list[Shard]]) -> None:
-    """Everything beside the weights but the manifest."""
+    """Everything beside the weights but the manifest and the model card, which say what came of it."""
     for prefix, files in shards.items():
         if len(files) > 1:
             stem = files[0].file.rsplit("-", 3)[0]
@@ -334,7 +372,6 @@ def _write_files(plan: Plan, folder: Path, shards: Mapping[str, list[Shard]]) ->
         elif file.source is not None:
             copyfile(file.source, path)
     (folder / "recipe.yml").write_text(plan.recipe_text, encoding="utf-8")
-    (folder / "README.md").write_text(card_text(plan), encoding="utf-8")
 
 
 def _late_notes(plan: Plan, findings: Findings) -> list[str]:

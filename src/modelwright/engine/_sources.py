@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from modelwright.checkpoint import NumpyArray
-from modelwright.recipe import Plan, PlannedTensor
+from modelwright.checkpoint import NumpyArray, TensorRef
 
 #: Elements of a tensor that are one task; also the unit of journal, resume and digests. A multiple of the blocks of
 #: `tensors/_geometry.py`, and the segment of `tensors/_noise.py`.
@@ -55,16 +54,15 @@ def blocks(start: int, stop: int, inputs: int) -> Iterator[tuple[int, int]]:
 
 
 class Sources:
-    """The tensors that are read for an output tensor: the models', then the base's.
+    """Tensors that are read together, such as those for an output tensor: the models', then the base's.
 
     Attributes:
         refs: Them.
         streamed: Whether all can be read in parts. If not, `load` brings those that cannot, whole.
     """
 
-    def __init__(self, plan: Plan, tensor: PlannedTensor):
-        self.inputs = tensor.sources
-        self.refs = [plan.models[source.model][source.name] for source in tensor.sources]
+    def __init__(self, refs: Sequence[TensorRef]):
+        self.refs = list(refs)
         self.streamed = all(ref.fill is not None for ref in self.refs)
         self._bytes: list[NumpyArray | None] = [None] * len(self.refs)
         self.dtypes = [ref.dtype.numpy for ref in self.refs]

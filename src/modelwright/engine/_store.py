@@ -28,9 +28,10 @@ from uuid import uuid4
 import xxhash
 
 from modelwright.architectures import is_list, is_table
-from modelwright.checkpoint import MANIFEST, Checkpoint, RemoteFolder, Stamp, cache_folder
+from modelwright.checkpoint import MANIFEST, Checkpoint, RemoteFolder, Stamp, cache_folder, user_path
 from modelwright.engine._folder import MARKER, check_name, check_parents, check_partial, is_ours
 from modelwright.engine._journal import Journal, Past, Uploaded
+from modelwright.engine._lineage import CARD
 from modelwright.errors import InputError, RunError
 
 #: The file that makes a folder in a store an unfinished output.
@@ -51,7 +52,7 @@ class StoreFolder:
         self._progress = progress
         self.out = self._remote.url
         name = re.sub(r"[^\w.-]", "_", self.out.rpartition("/")[2], flags=re.ASCII)[:60]
-        above = Path(staging).expanduser() if staging is not None else cache_folder() / "staging"
+        above = user_path(staging) if staging is not None else cache_folder() / "staging"
         self.folder = above / f"{name}-{xxhash.xxh3_64_hexdigest(self.out.encode())}"
         self.steps = above / f"{self.folder.name}.steps"
         self._weights: frozenset[str] = frozenset()
@@ -143,7 +144,7 @@ class StoreFolder:
             manifest, note = (self._text(name, there) for name in (MANIFEST, UNFINISHED))
             self._own = there.keys() & (_files(manifest) | _files(note))
             self._replaces = MANIFEST in there
-            files = {*self._own, *weights, *_listed(self.folder), MANIFEST}
+            files = {*self._own, *weights, *_listed(self.folder), CARD, MANIFEST}
             text = _unfinished(self._token(), files)
             if text != note:  # else this merge goes on
                 (self.folder / UNFINISHED).write_text(text, encoding="utf-8")

@@ -76,7 +76,8 @@ def _merged(plan: Plan, tensor: PlannedTensor, facts: Mapping[str, Any], device:
     key = NoiseKey(plan.recipe.seed, tensor.name)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by the caller, by name
         try:
-            merged = plan.method.run(models, base, tensor.parameters, key, facts_for(facts, tensor.name))
+            facts = facts_for(facts, tensor.name)
+            merged = plan.method.run(models, base, tensor.parameters, key, facts, tensor.position)
         except InputError as error:
             raise InputError([replace(p, where=p.where or tensor.name) for p in error.problems]) from None
     if base is not None:

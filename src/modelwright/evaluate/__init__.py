@@ -14,6 +14,7 @@ from modelwright.evaluate._causal import CausalPredictor as CausalPredictor
 from modelwright.evaluate._compare import compare as compare
 from modelwright.evaluate._comparison import Answer as Answer, Comparison as Comparison, Mean as Mean, Row as Row
 from modelwright.evaluate._ensemble import with_ensemble as with_ensemble
+from modelwright.evaluate._evaluations import evaluations as evaluations
 from modelwright.evaluate._front import eval as eval
 from modelwright.evaluate._gate import Check as Check, Gate as Gate, Verdicts as Verdicts
 from modelwright.evaluate._items import SPLITS as SPLITS, Items as Items, Split as Split, Splits as Splits
@@ -72,4 +73,10 @@ from modelwright.evaluate._task import (
     Task as Task,
 )
 from modelwright.evaluate._weights import Weights as Weights, load_strictly as load_strictly
-from modelwright.evaluate.sources import KINDS as KINDS, Kind as Kind, Settings as Settings, task as task
+from modelwright.evaluate.sources import (
+    KINDS as KINDS,
+    Kind as Kind,
+    Settings as Settings,
+    task as task,
+    tasks as tasks,
+)

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from modelwright.errors import InputError, RunError
-from modelwright.evaluate._heads import _from_folder, _loaded
+from modelwright.evaluate._heads import from_folder, loaded
 from modelwright.evaluate._predictor import (
     Generated,
     Likelihood,
@@ -462,8 +462,8 @@ def causal_head(weights: Weights) -> Predictor:
         where = str(weights.folder or weights.label)
         raise InputError("there is no tokenizer beside the model", "It reads texts: copy tokenizer.json there.", where)
     transformers = needs("transformers", "evaluating a language model", "torch")
-    tokenizer = _from_folder(transformers, transformers.AutoTokenizer, weights.folder)
-    return CausalPredictor(weights.label, module=_loaded(weights)[0], tokenizer=tokenizer, device=weights.device)
+    tokenizer = from_folder(transformers, transformers.AutoTokenizer, weights.folder)
+    return CausalPredictor(weights.label, module=loaded(weights)[0], tokenizer=tokenizer, device=weights.device)
 
 
 def _has_tokenizer(folder: Path) -> bool:

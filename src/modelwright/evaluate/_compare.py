@@ -250,6 +250,12 @@ def _fronts(judged: Judged, costs: Mapping[str, Cost]) -> dict[Against, set[str]
     return fronts
 
 
+def _shared(records: Records, task: str) -> Mapping[str, int]:
+    """How many items are in other splits too, as the records say."""
+    said = records.on(task)[0].head.made.get("shared")
+    return {name: n for name, n in said.items() if isinstance(n, int)} if isinstance(said, Mapping) else {}
+
+
 def _notes(
     judged: Judged,
     records: Records,
@@ -263,12 +269,12 @@ def _notes(
         "Intervals and tests are about other items of the same tasks: neither about other tasks, nor about training "
         "again with another seed."
     ]
-    singles = [system for system, kind in kinds.items() if kind == "single"]
+    singles = [system for system, kind in kinds.items() if kind == "single" and judged.complete(system)]
     if not chosen and kinds[reference] == "single" and len(singles) > 1:
         notes.append(
             f"'{reference}' is the best of {len(singles)} singles on these same items, so its figure is a little too high."
         )
-    merges = [system for system, kind in kinds.items() if kind == "merge"]
+    merges = [system for system, kind in kinds.items() if kind == "merge" and judged.complete(system)]
     if len(merges) > 1:
         notes.append(
             f"There are {len(merges)} merges: the best of them on these items looks better than it is, unless it was "
@@ -288,6 +294,11 @@ def _notes(
                 else f"has {len(task.ids)} items: intervals from so few are too narrow"
             )
             notes.append(f"'{task.name}' {few}.")
+        for split, count in _shared(records, task.name).items():
+            notes.append(
+                f"'{task.name}': {count:,} of its {records.on(task.name)[0].head.split} items are in its split '{split}' too, "
+                "with the same target."
+            )
     seeds = max((len(s) for part in records if isinstance(s := part.head.made.get("seed"), list)), default=1)
     if seeds > 1:
         notes.append(

@@ -13,7 +13,7 @@ from modelwright.evaluate._records import Records
 from modelwright.evaluate._run import Plan, Progress, run
 from modelwright.evaluate._systems import systems as systems_of
 from modelwright.evaluate._task import Task
-from modelwright.evaluate.sources import task as task_of
+from modelwright.evaluate.sources import tasks as tasks_of
 
 
 def eval(
@@ -36,7 +36,7 @@ def eval(
     Args:
         systems: One, a list, or labels -> systems; each as in `modelwright.evaluate.systems`: a folder, a recipe, a module,
             an estimator, a function, a merged `Checkpoint`.
-        task: One or a list, each as in `mw.task`.
+        task: One or a list, each as in `mw.task`, or a group of lm-evaluation-harness.
         out: A folder of records. What is there already, of the same systems and tasks, is not asked again; None keeps
             everything in memory.
         split: `tune`, `validation` or `test`.
@@ -64,7 +64,7 @@ def eval(
         0.75
     """
     wanted = systems if isinstance(systems, Mapping | list | tuple) else [systems]
-    tasks = [task_of(one) for one in (task if isinstance(task, list) else [task])]
+    tasks = [found for one in (task if isinstance(task, list) else [task]) for found in tasks_of(one)]
     plan = Plan(split=split, limit=limit, batch=batch, device=device, restart=restart, progress=progress)
     if metric is not None:
         tasks = [replace(one, metric=metric_of(metric)) for one in tasks]

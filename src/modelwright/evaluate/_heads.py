@@ -71,8 +71,13 @@ class HeadPredictor(ModulePredictor):
         return found if self.columns is None else found[:, list(self.columns)]
 
 
-def _loaded(weights: Weights) -> tuple[Any, Any]:
-    """The model in evaluation mode, and its configuration; all its weights are from the checkpoint."""
+def loaded(weights: Weights) -> tuple[Any, Any]:
+    """The model in evaluation mode, and its configuration; all its weights are from the checkpoint.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        InputError: It has no such architecture, or tensors are missing, left over or of another shape.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -129,7 +134,7 @@ def _labels(config: Any) -> tuple[str, ...]:
 
 
 def _predictor(weights: Weights, read: Any) -> Predictor:
-    model, config = _loaded(weights)
+    model, config = loaded(weights)
     found = HeadPredictor(
         weights.label,
         module=model,
@@ -156,10 +161,15 @@ def _image_processor(weights: Weights) -> Any:
         return None
     import transformers
 
-    return _from_folder(transformers, transformers.AutoImageProcessor, weights.folder)
+    return from_folder(transformers, transformers.AutoImageProcessor, weights.folder)
 
 
-def _from_folder(transformers: Any, kind: Any, folder: Path) -> Any:
+def from_folder(transformers: Any, kind: Any, folder: Path) -> Any:
+    """A tokenizer or processor of a folder; nothing is fetched, and no code of the folder is run.
+
+    Raises:
+        InputError: It cannot be loaded.
+    """
     try:
         with quiet(transformers):
             return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
@@ -207,7 +217,7 @@ def text_head(weights: Weights) -> Predictor:
         raise InputError("there is no tokenizer beside the model", "It reads texts: copy tokenizer.json there.", where)
     import transformers
 
-    tokenizer = _from_folder(transformers, transformers.AutoTokenizer, weights.folder)
+    tokenizer = from_folder(transformers, transformers.AutoTokenizer, weights.folder)
     if tokenizer.pad_token_id is None:
         raise InputError("the tokenizer has no padding token, so texts cannot be batched", where=str(weights.folder))
     return _predictor(weights, _Texts(tokenizer))

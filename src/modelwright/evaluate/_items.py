@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -106,26 +107,62 @@ def _taken(values: Any, positions: Sequence[int]) -> Any:
     return [values[i] for i in positions]
 
 
+def content(values: Any) -> bytes:
+    """Bytes that are equal for equal inputs: an array's own, or the text of a sequence."""
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return f"{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes()
+    parts = xxhash.xxh3_128()
+    for value in values:
+        text = content(value) if isinstance(value, np.ndarray) else repr(plain(value)).encode()
+        parts.update(len(text).to_bytes(8, "little") + text)
+    return parts.digest()
+
+
+def plain(value: Any) -> Any:
+    """A scalar of numpy as Python's, whose text does not depend on numpy's version or the width of the number."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def contents_of(inputs: Any, targets: Any) -> Counter[int]:
+    """A hash of each input with its target, and how often it is there."""
+    pairs = zip(inputs, targets, strict=True)
+    return Counter(xxhash.xxh3_64_intdigest(content([value]) + content([plain(target)])) for value, target in pairs)
+
+
 Source = Items | Callable[[], Items]
 
 
 class Splits:
     """The items of a task by split, loaded when they are asked for.
 
-    No item may be in two splits: a model chosen on `validation` would be judged by what it was chosen on.
+    No item may be in two splits: a model chosen on `validation` would be judged by what it was chosen on. Ids tell, and so
+    do inputs with their targets: splits that hold the same data under other ids are refused. Single repetitions, which real
+    data have, are counted in `shared`. Splits are compared when both are loaded, or at once where `contents` are given.
 
     Args:
         sources: Items, or functions that load them.
         hidden: Splits that may not be read, with the reason.
+        contents: Of splits that are not loaded yet, a hash of each item (`contents_of`) with how often it is there.
+
+    Raises:
+        InputError: There is no split of such a name, or two have the same items.
     """
 
-    def __init__(self, sources: Mapping[str, Source], hidden: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        hidden: Mapping[str, str] | None = None,
+        contents: Mapping[str, Counter[int]] | None = None,
+    ):
         unknown = [name for name in sources if name not in SPLITS]
         if unknown:
             raise InputError(f"no split is called '{unknown[0]}'", did_you_mean(unknown[0], SPLITS))
         self._sources = dict(sources)
         self._hidden = dict(hidden or {})
         self._loaded: dict[str, Items] = {}
+        self.contents = dict(contents or {})
+        for name, other in combinations(self.contents, 2):
+            self._check_contents(name, other)
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in SPLITS if name in self._sources and name not in self._hidden)
@@ -141,21 +178,49 @@ class Splits:
         if name not in self._loaded:
             source = self._sources[name]
             self._loaded[name] = source if isinstance(source, Items) else source()
-            self._check_apart(name)
+            try:
+                self._check_apart(name)
+            except InputError:
+                del self._loaded[name]
+                raise
         return self._loaded[name]
 
     def _check_apart(self, name: str) -> None:
         mine = set(self._loaded[name].ids)
-        for other, items in self._loaded.items():
-            shared = sorted(mine.intersection(items.ids)) if other != name else []
+        others = [other for other in self._loaded if other != name]
+        for other in others:
+            shared = sorted(mine.intersection(self._loaded[other].ids))
             if shared:
-                del self._loaded[name]
                 raise InputError(
                     f"splits must have no item in common, and '{name}' and '{other}' both have {listing(shared, 3)}"
                 )
+        for one in (name, *others) if others else ():
+            if one not in self.contents:
+                self.contents[one] = contents_of(self._loaded[one].inputs, self._loaded[one].targets)
+        for other in others:
+            self._check_contents(name, other)
+
+    def _check_contents(self, name: str, other: str) -> None:
+        if self.contents[name] == self.contents[other]:
+            first, second = sorted((name, other), key=SPLITS.index)
+            raise InputError(
+                f"splits must have no item in common, and '{first}' and '{second}' are the same data under other ids",
+                "Name other data for one of them.",
+            )
+
+    def shared(self, name: str) -> dict[str, int]:
+        """How many items of a split are in each other one too, by input and target, as far as that is known."""
+        mine = self.contents.get(name, Counter())
+        counts = {
+            other: sum(n for item, n in mine.items() if item in theirs)
+            for other, theirs in self.contents.items()
+            if other != name
+        }
+        return {other: counts[other] for other in SPLITS if counts.get(other)}
 
     def for_search(self) -> Splits:
         """The same without `test`: what anything that chooses, tunes or learns is given."""
-        view = Splits(self._sources, {**self._hidden, "test": "a search must not see what its result is judged by"})
+        reason = "a search must not see what its result is judged by"
+        view = Splits(self._sources, {**self._hidden, "test": reason}, self.contents)
         view._loaded = {name: items for name, items in self._loaded.items() if name != "test"}
         return view

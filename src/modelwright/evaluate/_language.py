@@ -12,6 +12,7 @@ import numpy as np
 
 from modelwright.errors import InputError, RunError, did_you_mean
 from modelwright.evaluate import _named
+from modelwright.evaluate._code import source_hash
 from modelwright.evaluate._items import Items
 from modelwright.evaluate._metrics import Scores, near
 from modelwright.evaluate._predictor import Likelihood, Predictor, Rolling, Sampling, softmax
@@ -314,7 +315,7 @@ class Generation(Task):
     def settings(self) -> dict[str, Any]:
         """What, beside the items, the score depends on."""
         own = {name: getattr(self, name) for name in ("extract", "which", "tolerance", "function")}
-        code = "" if self.function is None else _named.source_hash(_named.function(self.function))
+        code = "" if self.function is None else source_hash(_named.function(self.function))
         return {**super().settings, **own, "code": code, "sampling": str(self.sampling)}
 
     def check(self, items: Items, split: str) -> None:

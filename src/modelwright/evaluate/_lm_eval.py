@@ -8,7 +8,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,8 @@ _OURS = {
     "exact_match": "exact_match", "perplexity": "perplexity", "word_perplexity": "perplexity",
     "byte_perplexity": "perplexity", "bits_per_byte": "bits_per_byte",
 }  # fmt: skip
+#: The metric for which the harness asks about each choice once more, after nothing.
+_MUTUAL = "acc_mutual_info"
 #: What a line of a log has beside the values of metrics.
 _LINE_KEYS = frozenset({
     "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash", "prompt_hash",
@@ -251,7 +253,8 @@ class _Log:
                 "lm_eval": self.results.get("lm_eval_version") or self.results.get("git_hash") or "",
             },
         )  # fmt: skip
-        totals = [_choice_totals(row) if name == "acc" else None for row in rows]
+        twice = _MUTUAL in self.metrics
+        totals = [_choice_totals(row, twice=twice) if name == "acc" else None for row in rows]
         return Part(head, table_of(head, Items(ids, list(ids), targets), _scored(values, rows, targets, totals), None))
 
 
@@ -275,13 +278,26 @@ def _scored(
         weights=np.array([v.weight for v in values]),
         probabilities=probabilities,
         confidences=None if probabilities is None else np.array([p.max() for p in probabilities]),
+        calls=None,
+        tokens_in=None,
+        tokens_out=None,
     )
 
 
-def _choice_totals(row: Mapping[str, Any]) -> list[float] | None:
-    """Log-likelihoods of the choices; newer logs hold them as texts."""
+def _choice_totals(row: Mapping[str, Any], *, twice: bool) -> list[float] | None:
+    """Log-likelihoods of the choices; newer logs hold them as texts.
+
+    Args:
+        row: What the harness has of a document.
+        twice: Whether each choice was asked about twice: after its question, and then all of them after nothing, which
+            `acc_mutual_info` compares with.
+    """
     found = row.get("filtered_resps")
-    if not isinstance(found, list) or len(found) < 2 or not str(row.get("target", "")).isdigit():
+    if not isinstance(found, list):
+        return None
+    if twice:
+        found = found[: len(found) // 2]
+    if len(found) < 2 or not str(row.get("target", "")).isdigit():
         return None
     try:
         totals = [float(each[0]) for each in found if isinstance(each, list) and len(each) == 2]
@@ -451,8 +467,10 @@ class HarnessTask(Task):
             answers.append({"filtered_resps": [list(f) if isinstance(f, tuple) else f for f in found]})
         targets = [v.target or str(t) for v, t in zip(values, items.targets, strict=True)]
         rows = [{**a, "target": t} for a, t in zip(answers, targets, strict=True)]
-        totals = [_choice_totals(row) if self.scored_by == "acc" else None for row in rows]
-        return _scored(values, rows, targets, totals)
+        twice = _MUTUAL in self.harness.aggregation()
+        totals = [_choice_totals(row, twice=twice) if self.scored_by == "acc" else None for row in rows]
+        calls = [sum(i.repeats or 1 for i in self._instances[number]) for number in numbers]
+        return replace(_scored(values, rows, targets, totals), calls=np.array(calls))
 
     def _ask(self, predictor: Predictor, instances: Sequence[Any]) -> None:
         """Put answers, raw and filtered, into the requests."""

@@ -125,15 +125,3 @@ def _file(path: Path) -> Any:
         del sys.modules[known]
         raise
     return module
-
-
-def source_hash(made: Callable[..., Any]) -> str:
-    """A hash of the file that a function is written in, and its name; empty where there is none, as in a notebook."""
-    try:
-        path = inspect.getsourcefile(inspect.unwrap(made))
-    except TypeError:
-        return ""
-    if path is None or not Path(path).is_file():
-        return ""
-    name = f"{getattr(made, '__qualname__', '')}\n".encode()
-    return xxhash.xxh3_128_hexdigest(name + Path(path).read_bytes())

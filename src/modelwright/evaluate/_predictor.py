@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 
 from modelwright.errors import InputError, MissingExtraError, RunError
+from modelwright.evaluate._code import function_hash
 from modelwright.evaluate._items import Items
 
 Outputs = Literal["logits", "probabilities"]
@@ -126,6 +127,8 @@ class Predictor(ABC):
         size: What it costs to keep.
         members: How many models answer together; records count the calls and tokens of all.
         made: What else its records should say of it: how it was made, from what, how long that took.
+        unseen: What its answers may depend on beside what the fingerprint is of, such as variables of a function. Answers of
+            an earlier run are gone on with all the same, and a note says so.
     """
 
     label: str
@@ -133,6 +136,7 @@ class Predictor(ABC):
     size: Size = field(default_factory=Size, kw_only=True)
     members: int = field(default=1, kw_only=True)
     made: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    unseen: tuple[str, ...] = field(default=(), kw_only=True)
 
     def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
         """Class probabilities (n, classes) of n inputs."""
@@ -208,10 +212,22 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 @dataclass
 class FunctionPredictor(Predictor):
-    """Any function from a batch of inputs to class probabilities (n, C) or values (n,)."""
+    """Any function from a batch of inputs to class probabilities (n, C) or values (n,).
+
+    Its fingerprint, unless one is given, is of its source and of the plain values that it refers to.
+
+    Attributes:
+        function: What answers.
+        outputs: What it gives for classes.
+    """
 
     function: Callable[[Any], Any] = field(kw_only=True)
     outputs: Outputs = field(default="probabilities", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            code, self.unseen = function_hash(self.function)
+            self.fingerprint = f"{code}-{self.outputs}"
 
     def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
         """What the function gives."""
@@ -354,7 +370,7 @@ def predictor(system: Any, label: str | None = None, *, device: str = "cpu", out
     if callable(system):
         return FunctionPredictor(name, function=system)
     raise InputError(
-        f"a {type(system).__name__} cannot be evaluated",
+        f"'{name}' cannot be evaluated: it is of the type {type(system).__name__}",
         "Give a model folder, a recipe, an nn.Module in evaluation mode, a fitted estimator, or a function.",
     )
 

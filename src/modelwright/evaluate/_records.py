@@ -113,7 +113,9 @@ def table_of(head: Head, items: Items, scored: Scored, seconds: float | None) ->
     pa = needs("pyarrow", "evaluation")
     n = len(items)
 
-    def whole(values: np.ndarray | int) -> np.ndarray:
+    def whole(values: np.ndarray | int | None) -> np.ndarray | None:
+        if seconds is None or values is None:
+            return None
         return np.broadcast_to(np.asarray(values, dtype=np.int64), n)
 
     columns = {
@@ -125,9 +127,9 @@ def table_of(head: Head, items: Items, scored: Scored, seconds: float | None) ->
         "confidence": None if scored.confidences is None else np.asarray(scored.confidences, np.float64),
         "probabilities": None if scored.probabilities is None else _lists(scored.probabilities),
         "seconds": None if seconds is None else np.full(n, seconds / n),
-        "calls": None if seconds is None else whole(scored.calls),
-        "tokens_in": None if seconds is None else whole(scored.tokens_in),
-        "tokens_out": None if seconds is None else whole(scored.tokens_out),
+        "calls": whole(scored.calls),
+        "tokens_in": whole(scored.tokens_in),
+        "tokens_out": whole(scored.tokens_out),
         "slices": _maps(items.slices, n),
     }
     form = schema(head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.errors import InputError, RunError
+from modelwright.errors import InputError, RunError, listing
 from modelwright.evaluate._items import Items
 from modelwright.evaluate._predictor import Predictor
 from modelwright.evaluate._records import Head, Part, Records, table_of
 from modelwright.evaluate._store import Store
 from modelwright.evaluate._task import Scored, Task
 
+_LOG = logging.getLogger("modelwright")
 #: Called with (system, task, items done, items in all).
 Progress = Callable[[str, str, int, int], None]
 
@@ -34,6 +36,7 @@ class Plan:
         restart: Throw away what an earlier run of the same evaluation has answered.
         progress: Told after each batch.
         made: What else is recorded of the systems, such as how they were merged; plain values.
+        note: Told what the records should be read with; by default it is logged as a warning.
     """
 
     split: str = "test"
@@ -43,6 +46,7 @@ class Plan:
     restart: bool = False
     progress: Progress | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
+    note: Callable[[str], None] = _LOG.warning
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -60,7 +64,7 @@ def run(
         systems: With different labels.
         tasks: With different names.
         out: A folder of records. What is there already, of the same system and the same task, is not asked again.
-            None keeps everything in memory.
+            None keeps everything in memory. Where it cannot be told whether the system is the same, a note says so.
         plan: How.
 
     Returns:
@@ -88,7 +92,8 @@ def _distinct(what: str, names: Sequence[str]) -> None:
         other = seen.setdefault(name.casefold(), name)
         if other is not name or names.count(name) > 1:
             same = f"two {what} are called '{name}'" if other == name else f"'{other}' and '{name}' differ only in case"
-            raise InputError(same, "Give each a name of its own, as NAME=MODEL; some disks do not tell case.")
+            way = "as NAME=MODEL" if what == "systems" else "by name: in a task file"
+            raise InputError(same, f"Give each a name of its own, {way}; some disks do not tell case.")
 
 
 def _answered(system: Predictor, task: Task, folder: Path | None, plan: Plan) -> Part:
@@ -99,6 +104,12 @@ def _answered(system: Predictor, task: Task, folder: Path | None, plan: Plan) ->
     head = head_of(system, task, plan)
     with Store(head, items, folder, restart=plan.restart) as store:
         told = len(store.done)
+        if told and (system.unseen or store.unsure):
+            what = listing([f"'{name}'" for name in system.unseen], 4) if system.unseen else "it"
+            plan.note(
+                f"'{system.label}' on '{task.name}': {told:,} answers are those of an earlier run, and whether {what} has "
+                "changed since cannot be told. To ask again: --restart, or restart=True."
+            )
         for batch in items.batches(plan.batch, skip=store.done):
             start = time.perf_counter()
             scored = _of_all(_asked(answering, task, batch), answering.members)
@@ -121,12 +132,13 @@ def _asked(system: Predictor, task: Task, batch: Items) -> Scored:
 
 def _of_all(scored: Scored, members: int) -> Scored:
     """Its calls and tokens, when every one of several models is asked each time."""
-    calls, read, written = (np.asarray(n) * members for n in (scored.calls, scored.tokens_in, scored.tokens_out))
-    return replace(scored, calls=calls, tokens_in=read, tokens_out=written)
+    known = {name: getattr(scored, name) for name in ("calls", "tokens_in", "tokens_out")}
+    return replace(scored, **{name: np.asarray(n) * members for name, n in known.items() if n is not None})
 
 
 def head_of(system: Predictor, task: Task, plan: Plan) -> Head:
     """What holds for all records of a system on a task."""
+    shared = task.splits.shared(plan.split)
     limit = None if plan.limit is None or plan.limit >= len(task.items(plan.split)) else plan.limit
     return Head(
         task=task.name,
@@ -140,5 +152,10 @@ def head_of(system: Predictor, task: Task, plan: Plan) -> Head:
         nbytes=system.size.nbytes,
         device=plan.device,
         limit=limit,
-        made={"modelwright": version("modelwright"), **system.made, **plan.made},
+        made={
+            "modelwright": version("modelwright"),
+            **({"shared": shared} if shared else {}),
+            **system.made,
+            **plan.made,
+        },
     )

@@ -149,7 +149,7 @@ class Score:
 
     def _figure(self, task: str, name: str, value: Any, lower: bool | None = None) -> tuple[str, str, Items, Scored]:
         number = self._number(value, f"'{name}'" if name else "the figure")
-        scored = Scored([repr(number)], [""], np.array([number]))
+        scored = _scored([repr(number)], [""], [number])
         return task, self._metric(name, lower), Items((task,), [task], [""]), scored
 
     def _number(self, value: Any, what: str) -> float:
@@ -199,7 +199,15 @@ class Score:
             raise RunError(f"the command '{self.command}': {error}") from error
         answers = [str(row.get("answer", row["score"])) for row in rows]
         metric = self._metric(str(found.get("metric", "")), found.get("lower_is_better"))
-        return self.name, metric, items, Scored(answers, targets, np.array(scores), np.array(weights))
+        return self.name, metric, items, _scored(answers, targets, scores, weights)
+
+
+def _scored(
+    answers: Sequence[str], targets: Sequence[str], scores: Sequence[float], weights: Sequence[float] | None = None
+) -> Scored:
+    """Judged elsewhere: how often the model was asked, and how many tokens that took, is not known."""
+    heavy = None if weights is None else np.array(weights)
+    return Scored(answers, targets, np.array(scores), heavy, calls=None, tokens_in=None, tokens_out=None)
 
 
 def _ran(words: Sequence[str], timeout: float | None) -> tuple[int, str, str]:

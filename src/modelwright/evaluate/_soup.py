@@ -126,7 +126,7 @@ def validation_score(tasks: Iterable[Task], system: Callable[[Checkpoint], Predi
                 targets=np.asarray(found.targets, dtype=object),
                 scores=found.scores,
                 weights=np.ones(len(items)) if found.weights is None else found.weights,
-                probabilities=found.probabilities,  # type: ignore[reportArgumentType]
+                probabilities=found.table,
                 classes=task.classes,
             )
             figures.append(task.metric.figure(whole) * (1 if task.metric.higher_is_better else -1))

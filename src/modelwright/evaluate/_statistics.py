@@ -1,7 +1,8 @@
 """Intervals by resampling items, paired tests, and what else it takes to compare figures honestly.
 
 All systems of a task are judged by the same resamples of the same items, so that differences are paired. The samples
-are keyed by seed and by the items' ids: neither the order of the rows nor that of the systems changes a result.
+are keyed by seed and by the items' names: neither the order of the rows nor that of the systems changes a result, and
+tasks that ask about the same items, such as the same images in two views, are resampled together.
 """
 
 from __future__ import annotations
@@ -37,10 +38,21 @@ class Interval:
     high: float
 
 
-def key_of(seed: int, ids: Sequence[str], purpose: str) -> np.random.Generator:
-    """The random numbers that belong to these items: the same for tasks that have the same ids."""
+def names_for(ids: Sequence[str], targets: np.ndarray) -> list[str]:
+    """What items are known by across tasks: their ids, taken at their word, unless these are bare numbers.
+
+    Numbers are what items are called that nobody has named, and say of two tasks only that both have a third item. So
+    items that are called by numbers are the same ones only where their targets are the same too.
+    """
+    if not all(name.isdecimal() for name in ids):
+        return list(ids)
+    return [f"{name}={target}" for name, target in zip(ids, targets, strict=True)]
+
+
+def key_of(seed: int, names: Sequence[str], purpose: str) -> np.random.Generator:
+    """The random numbers that belong to these items: the same for tasks whose items have the same `names_for`."""
     digest = xxhash.xxh3_64(f"{purpose}\n{seed}\n".encode())
-    for name in ids:
+    for name in names:
         digest.update(f"{len(name)}:{name}\n".encode())
     return np.random.default_rng([seed, digest.intdigest()])
 
@@ -180,17 +192,18 @@ def sample(metric: Metric, wholes: Sequence[Whole], ids: Sequence[str], *, seed:
         metric: What is measured.
         wholes: One a system, with rows in the order of the ids.
         ids: Of the items.
-        seed: Decides the resamples, together with the ids.
+        seed: Decides the resamples, together with the items' names.
         count: How many resamples.
     """
     names = names_of(metric, wholes)
     sums = [sums_of(metric, whole, names) for whole in wholes]
     parts: list[list[np.ndarray]] = [[] for _ in wholes]
-    for counts in resampled(len(ids), count, key_of(seed, ids, "resample")):
+    known = names_for(ids, wholes[0].targets)
+    for counts in resampled(len(ids), count, key_of(seed, known, "resample")):
         found = iter(products(counts, [form.terms for form in sums if form is not None]))
         for part, form, whole in zip(parts, sums, wholes, strict=True):
             part.append(_of_rows(metric, whole, counts) if form is None else form.finish(next(found)))
-    key = xxhash.xxh3_64_hexdigest("\n".join(ids).encode())
+    key = xxhash.xxh3_64_hexdigest("\n".join(known).encode())
     return [
         Sampled(
             value=metric.figure(whole),
@@ -277,7 +290,7 @@ def swap(
         metric: What is measured.
         pairs: Systems with rows in the order of the ids.
         ids: Of the items.
-        seed: Decides the swaps, together with the ids.
+        seed: Decides the swaps, together with the items' names.
         count: How many; a metric that is no function of sums gets a tenth of them.
     """
     names = names_of(metric, [whole for pair in pairs for whole in pair])
@@ -285,7 +298,8 @@ def swap(
     slow = any(None in form for form in forms)
     apart = [None if None in form else form[1].terms - form[0].terms for form in forms]  # type: ignore[union-attr]
     found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in pairs]
-    for masks in swapped(len(ids), -(-count // 10) if slow else count, key_of(seed, ids, "swap")):
+    known = key_of(seed, names_for(ids, pairs[0][0].targets), "swap")
+    for masks in swapped(len(ids), -(-count // 10) if slow else count, known):
         moved = iter(products(masks, [terms for terms in apart if terms is not None]))
         for part, pair, form in zip(found, pairs, forms, strict=True):
             part.append(_swap_whole(metric, pair, masks) if None in form else _swap_sums(form, next(moved)))

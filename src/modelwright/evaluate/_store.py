@@ -29,6 +29,10 @@ class Store:
         folder: Of records; None keeps them in memory.
         restart: Throw away what is there.
 
+    Attributes:
+        done: The ids of items that were answered before.
+        unsure: Whether it cannot be told that the same system answered them, because no fingerprint is known of it.
+
     Raises:
         InputError: Another process is at it, or what is there is of another task, system or version.
     """
@@ -37,6 +41,7 @@ class Store:
         self._head, self._items = head, items
         self._kept: list[Any] = []
         self._complete = False
+        self.unsure = False
         self._lock: int | None = None
         self._stream: Any = None
         self._file = None if folder is None else folder / head.file
@@ -103,7 +108,9 @@ class Store:
                 _OTHER,
                 str(path),
             )
-        if found.system_fingerprint != mine.system_fingerprint:
+        prints = {found.system_fingerprint, mine.system_fingerprint}
+        self.unsure |= "" in prints
+        if len(prints - {""}) > 1:
             raise InputError(f"{there}, and the system has changed since", _OTHER, str(path))
         self._kept.append(part.table)
 

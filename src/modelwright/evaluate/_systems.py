@@ -17,6 +17,7 @@ from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError, listing
 from modelwright.evaluate import _named
 from modelwright.evaluate._causal import causal_head
+from modelwright.evaluate._code import source_hash
 from modelwright.evaluate._heads import image_head, text_head
 from modelwright.evaluate._predictor import (
     EstimatorPredictor,
@@ -168,8 +169,8 @@ def _of_function(text: str, label: str | None, context: _Context) -> Predictor:
     found = predictor(given, name, device=context.device)
     if isinstance(given, Predictor) and label is not None:
         found.label = label
-    if isinstance(found, FunctionPredictor) and not found.fingerprint:
-        found.fingerprint = _named.source_hash(made)  # its answers depend on that file at least
+    if isinstance(found, FunctionPredictor):  # its answers depend on the file that made it too
+        found.fingerprint = xxhash.xxh3_128_hexdigest(f"{found.fingerprint} {source_hash(made)}".encode())
     return _told(found, "single", text, start)
 
 
@@ -241,7 +242,7 @@ def _of_network(weights: Weights, context: _Context) -> Predictor:
         raise InputError(f"'{context.name}' returned a {type(module).__name__}", "It must return the nn.Module.")
     load_strictly(module, weights)
     found = ModulePredictor(weights.label, module=module.eval(), device=weights.device)
-    code = _named.source_hash(context.network)
+    code = source_hash(context.network)
     found.fingerprint = xxhash.xxh3_128_hexdigest(f"{found.fingerprint} {code}".encode())
     found.made = {"network": context.name}
     return found

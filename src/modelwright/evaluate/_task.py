@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from modelwright.errors import InputError, listing
-from modelwright.evaluate._items import Items, Splits
+from modelwright.evaluate._items import Items, Splits, content
 from modelwright.evaluate._metrics import METRICS, Metric
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class Scored:
         probabilities: float64 (n, classes), or n arrays of different lengths where items have different choices; each
             sums to 1. None where a system gives none.
         confidences: float64 (n,) in [0, 1]: the probability of the answer.
-        calls: How often the system was asked about an item.
-        tokens_in: Tokens read about an item.
-        tokens_out: Tokens generated.
+        calls: How often the system was asked about an item; None where unknown.
+        tokens_in: Tokens read about an item; None where unknown.
+        tokens_out: Tokens generated; None where unknown.
     """
 
     answers: Sequence[str]
@@ -43,9 +43,17 @@ class Scored:
     weights: np.ndarray | None = None
     probabilities: np.ndarray | Sequence[np.ndarray] | None = None
     confidences: np.ndarray | None = None
-    calls: np.ndarray | int = 1
-    tokens_in: np.ndarray | int = 0
-    tokens_out: np.ndarray | int = 0
+    calls: np.ndarray | int | None = 1
+    tokens_in: np.ndarray | int | None = 0
+    tokens_out: np.ndarray | int | None = 0
+
+    @property
+    def table(self) -> np.ndarray | None:
+        """The probabilities as one array (n, classes); None where there are none, or not the same number for each item."""
+        rows = self.probabilities
+        if rows is None or isinstance(rows, np.ndarray):
+            return rows
+        return np.stack(rows) if len({len(row) for row in rows}) == 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,22 +148,6 @@ def _hashed(items: Items) -> Iterator[bytes]:
     for i, name in enumerate(items.ids):
         said = [name, *(f"{key}={values[i]}" for key, values in slices)]
         yield content(said) + content([items.inputs[i]]) + content([items.targets[i]])
-
-
-def content(values: Any) -> bytes:
-    """Bytes that are equal for equal inputs: an array's own, or the text of a sequence."""
-    if isinstance(values, np.ndarray) and values.dtype != object:
-        return f"{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes()
-    parts = xxhash.xxh3_128()
-    for value in values:
-        text = content(value) if isinstance(value, np.ndarray) else repr(plain(value)).encode()
-        parts.update(len(text).to_bytes(8, "little") + text)
-    return parts.digest()
-
-
-def plain(value: Any) -> Any:
-    """A scalar of numpy as Python's, whose text does not depend on numpy's version or the width of the number."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 @dataclass(frozen=True, kw_only=True)

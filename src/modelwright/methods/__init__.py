@@ -11,12 +11,14 @@ from modelwright.methods._lowered import (
     Shape as Shape,
 )
 from modelwright.methods._method import (
+    FIXED as FIXED,
     LAWS as LAWS,
     PER_MODEL as PER_MODEL,
     Method as Method,
     Parameter as Parameter,
     Params as Params,
     PerTensor as PerTensor,
+    Position as Position,
     Registry as Registry,
     Round as Round,
     Span as Span,

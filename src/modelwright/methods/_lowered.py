@@ -122,6 +122,18 @@ class Lowered:
     gram_of_deltas: bool = False
     coefficients: Callable[[Gram], Coefficients] | None = None
 
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read: once to merge, and once for each statistic; samples do not count."""
+        ranked = any(isinstance(keep, Ranks) for keep in self.keep)
+        measured = self.rescale in ("l1", "l2") and any(keep is not None for keep in self.keep)
+        return 1 + ranked + self.by_rank + measured + bool(self.gram) + (self.zero_sign is None)
+
+    @property
+    def by_rank(self) -> bool:
+        """Whether entries are dropped by their rank in a row."""
+        return any(isinstance(keep, RankDrop) for keep in self.keep)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -134,6 +146,7 @@ class Shape:
         row: Elements along the last axis; 1 where there is none.
         models: Number of models beside the base.
         base: Whether there is a base.
+        position: Where it stands in its model (`Position`).
     """
 
     size: int
@@ -142,6 +155,7 @@ class Shape:
     row: int
     models: int
     base: bool
+    position: Any = None
 
 
 Lower = Callable[[Mapping[str, Any], Shape], Lowered | None]

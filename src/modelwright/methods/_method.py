@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from modelwright.errors import InputError, Problem, RunError, did_you_mean
-from modelwright.methods._lowered import Lower
+from modelwright.methods._lowered import Lower, Shape
 from modelwright.tensors import Array, NoiseKey, all_finite, is_numpy, namespace, narrow, widen
 
 P = ParamSpec("P")
@@ -46,6 +46,13 @@ class PerModel:
 
 
 PER_MODEL = PerModel()
+
+
+class Fixed:
+    """Marks a parameter that a sweep leaves where it stands, though it has bounds: `Annotated[float, FIXED]`."""
+
+
+FIXED = Fixed()
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,25 @@ class Round:
     fold: Literal["sum", "list"] = "sum"
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a tensor stands in its model, for methods whose arithmetic depends on it.
+
+    Attributes:
+        stack: The stack of layers that it belongs to, such as `model.layers`; empty outside the layers.
+        number: Its layer, from 0; 0 outside the layers.
+        count: How many layers the stack has.
+        after: Outside the layers: whether it follows them (final norm, head) or comes before (embeddings).
+        stacks: Every stack of the model.
+    """
+
+    stack: str = ""
+    number: int = 0
+    count: int = 0
+    after: bool = False
+    stacks: tuple[str, ...] = ()
+
+
 class PerTensor(dict[str, Any]):
     """A fact that differs from tensor to tensor, by the output tensor's name."""
 
@@ -113,8 +139,8 @@ class Method:
         title: Its name in prose.
         paper: `arXiv:2306.01708`, or another stable reference; empty where there is none.
         summary: When to use it and what it does, in one sentence.
-        function: The array function, called as `function(models, base=..., key=..., facts=..., **parameters)`;
-            of these, base, key and facts only where its signature has them.
+        function: The array function, called as `function(models, base=..., key=..., facts=..., position=...,
+            **parameters)`; of these, base, key, facts and position only where its signature has them.
         params: The pydantic model of its parameters.
         base: Whether a base model is required, optional or ignored.
         models: Least and greatest number of models that are not the base; None for no limit.
@@ -126,9 +152,14 @@ class Method:
         differs: What departs from the paper and from well-known implementations, and why.
         copies: (parameters) -> whether the output is the only input, so that its bytes can be copied.
         check: (parameters) -> raises InputError where values that are fine alone do not go together.
+        fits: (parameters, position, number of models) -> raises InputError where the parameters do not go with the model.
         random: Whether it draws noise, and so takes a `key`.
+        differentiable: Whether finite gradients reach every input; singular vectors have none where values coincide.
+        workspace: (number of models) -> bytes that it takes for each element of a tensor beside its inputs, where that is
+            more than sums and masks take.
         reproducible: `bits` where the same recipe gives the same bytes on every CPU, else `tolerance`.
         needs: What it reads beside the models: statistics, data.
+        tries: Most sets of parameters that a sweep tries, for methods that take long; None is the sweep's whole budget.
         lower: (parameters, shape) -> the same arithmetic for the fused kernels, with the same bits; or None to run the
             function tensor by tensor.
         cite: A BibTeX entry.
@@ -150,15 +181,20 @@ class Method:
     differs: tuple[str, ...] = ()
     copies: Callable[[Mapping[str, Any]], bool] = lambda _params: False
     check: Callable[[Mapping[str, Any]], None] = lambda _params: None
+    fits: Callable[[Mapping[str, Any], Position, int], None] = lambda _params, _position, _models: None
     random: bool = False
+    differentiable: bool = True
+    workspace: Callable[[int], float] = lambda _models: 0.0
     reproducible: Literal["bits", "tolerance"] = "bits"
     needs: tuple[str, ...] = ()
+    tries: int | None = None
     lower: Lower | None = None
     cite: str = ""
 
     def __post_init__(self) -> None:
         unknown = self.laws - set(LAWS)
         assert not unknown, f"{self.name}: unknown laws {unknown}"
+        assert self.tries is None or self.tries >= 1, f"{self.name}: a sweep must try at least 1 set of parameters"
 
     @functools.cached_property
     def fields(self) -> dict[str, Parameter]:
@@ -179,6 +215,27 @@ class Method:
         """The parameters that are worth tuning, and where."""
         return {name: parameter.span for name, parameter in self.fields.items() if parameter.span is not None}
 
+    def cost(self, semantics: str) -> tuple[int, float | None]:
+        """What merging a large matrix costs.
+
+        Args:
+            semantics: Whose defaults. Parameters that are worth tuning stand in the middle of where they are, as at its end (a
+                density of 1) a method often has nothing to do.
+
+        Returns:
+            How often the inputs are read, and bytes of memory for each element of the largest tensor, beside its inputs as they
+            are stored; None where blocks are enough, so that memory does not depend on the model.
+        """
+        count = min(max(2, self.models[0]), self.models[1] or 3)
+        required = {n: (1.0 if p.per_model else 0.5) for n, p in self.fields.items() if p.required}
+        chosen = required | self.defaults(semantics) | {name: span.at(0.5) for name, span in self.spans.items()}
+        values = {name: (value,) * count if self.fields[name].per_model else value for name, value in chosen.items()}
+        shape = Shape(1 << 20, 1 << 24, 2, 1 << 10, count, self.base != "ignored")
+        lowered = self.lower(values, shape) if self.lower is not None else None
+        if lowered is not None or self.copies(values):
+            return lowered.passes if lowered is not None else 1, None
+        return 1 + len(self.rounds(values)), max(4.0 * (2 * count + 3), self.workspace(count))
+
     def run(
         self,
         models: Sequence[Array],
@@ -186,6 +243,7 @@ class Method:
         parameters: Mapping[str, Any],
         key: NoiseKey,
         facts: Mapping[str, Any],
+        position: Position | None = None,
     ) -> Array:
         """Call the array function on tensors that are checked and wide already (what the engine does).
 
@@ -195,12 +253,13 @@ class Method:
             parameters: Values by recipe name; per-model ones as sequences of length n.
             key: Where its noise comes from.
             facts: What its rounds found, this tensor's share.
+            position: Where the tensor stands in its model.
 
         Returns:
             The merged tensor in the format of the inputs.
         """
         raw: Callable[..., Array] = inspect.unwrap(self.function)
-        extra = {"base": base, "key": key, "facts": facts}
+        extra = {"base": base, "key": key, "facts": facts, "position": position}
         takes = _signature(raw)
         arguments = {name: value for name, value in extra.items() if name in takes}
         arguments |= {self.fields[name].python_name: value for name, value in parameters.items()}
@@ -224,7 +283,7 @@ class Parameter:
         self.required = field.is_required()
         self.default: Any = None if self.required else field.get_default()
         self.help = field.description or ""
-        constraints = [mark for mark in field.metadata if not isinstance(mark, PerModel | Span)]
+        constraints = [mark for mark in field.metadata if not isinstance(mark, PerModel | Span | Fixed)]
         annotation: Any = field.annotation
         for mark in constraints:
             annotation = Annotated[annotation, mark]
@@ -256,8 +315,10 @@ class Parameter:
 
     @functools.cached_property
     def span(self) -> Span | None:
-        """Where it is worth tuning: what is marked, or the range of a number that has bounds on both sides."""
+        """Where it is worth tuning: what is marked, or the range of a number that has bounds on both sides and no mark."""
         marked = [mark for mark in self.field.metadata if isinstance(mark, Span)]
+        if any(isinstance(mark, Fixed) for mark in self.field.metadata):
+            return None
         if marked or self.field.annotation is not float:
             return marked[0] if marked else None
         low, high = _bounds(self.field.metadata, "ge", "gt"), _bounds(self.field.metadata, "le", "lt")

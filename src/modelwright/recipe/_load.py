@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import yaml
 
+from modelwright.checkpoint import user_path
 from modelwright.errors import InputError, Problem, did_you_mean
 from modelwright.methods import Registry
 from modelwright.recipe._schema import Recipe, parse
@@ -55,7 +56,7 @@ def load_recipe(
         documents: list[tuple[Any, Lines]] = [(copy.deepcopy(plain), Lines())]
         folder, text = Path(), _dumped(plain)
     else:
-        path = Path(source).expanduser()
+        path = user_path(source)
         if path.is_dir():
             raise InputError(f"'{path}' is a folder, not a recipe", "Give a YAML file, or models and a method.")
         if not path.is_file():
@@ -69,16 +70,32 @@ def load_recipe(
         for entry in sets:
             override(cast(dict[str, Any], data), entry, registry)
         text = _dumped(data)
+    return _stages(data, lines), folder, text
+
+
+def stages_of(text: str, where: str) -> list[Stage]:
+    """The stages of a recipe's text, such as a manifest keeps; `where` is what messages call it.
+
+    Raises:
+        InputError: It is not a valid recipe.
+    """
+    documents = load(text, where)
+    if not documents:
+        raise InputError(f"{where} is empty")
+    return _stages(*(documents[0] if len(documents) == 1 else _joined(documents)))
+
+
+def _stages(data: Any, lines: Lines) -> list[Stage]:
     recipe = parse(data, lines)
     if recipe.steps is None:
-        return [Stage("", recipe, lines)], folder, text
+        return [Stage("", recipe, lines)]
     said = cast(dict[str, Any], data)
     inherited = {key: said[key] for key in _INHERITED if key in said}
     stages: list[Stage] = []
     for i, step in enumerate(cast(list[dict[str, Any]], said["steps"])):
         below = lines.below("steps", i)
         stages.append(Stage(str(step["name"]), parse({**inherited, **step}, below), below))
-    return stages, folder, text
+    return stages
 
 
 def _read(path: Path) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from modelwright.checkpoint import Checkpoint, Part, Shard, lay_out
-from modelwright.methods import Method
+from modelwright.checkpoint import Checkpoint, Part, Shard, TensorRef, lay_out
+from modelwright.methods import Method, Position
 from modelwright.recipe._schema import Recipe
 from modelwright.tensors import DType
 
@@ -48,6 +48,7 @@ class PlannedTensor:
         base: The base's tensor, or None.
         action: `merge` calls the method; `copy` takes the bytes of the first input; `compare` does that and compares.
         parameters: Values by name; per-model ones as tuples in the order of the inputs.
+        position: Where it stands in the output.
     """
 
     name: str
@@ -58,6 +59,7 @@ class PlannedTensor:
     base: Input | None
     action: Literal["merge", "copy", "compare"]
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    position: Position = field(default_factory=Position)
 
     @property
     def size(self) -> int:
@@ -119,6 +121,10 @@ class Plan:
     facts: Mapping[str, Mapping[str, str]]
     recipe_text: str
     folder: str = ""
+
+    def refs(self, tensor: PlannedTensor) -> list[TensorRef]:
+        """The tensors that are read for an output tensor."""
+        return [self.models[source.model][source.name] for source in tensor.sources]
 
     @property
     def bytes_in(self) -> int:

@@ -194,8 +194,11 @@ def licence(model: Checkpoint) -> str | None:
         return None
     card = model.path / "README.md"
     if card.is_file():
-        with card.open(encoding="utf-8", errors="replace") as file:
-            start = file.read(_FRONT_MATTER)
+        try:
+            with card.open(encoding="utf-8", errors="replace") as file:
+                start = file.read(_FRONT_MATTER)
+        except OSError:  # it is not copied, and says nothing then
+            return None
         match = re.match(r"^---[ \t]*\n(.*?)\n---", start, re.DOTALL)
         found = re.search(r"^licen[sc]e:\s*['\"]?([\w.+-]+)", match[1], re.MULTILINE) if match else None
         if found:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelwright.architectures import Place, is_computed, tie_source, ties_embeddings, vocabulary_tensor
+from modelwright.architectures import (
+    Place,
+    comes_after_layers,
+    is_computed,
+    tie_source,
+    ties_embeddings,
+    vocabulary_tensor,
+)
 from modelwright.checkpoint import Part, TensorRef
 from modelwright.errors import InputError, listing
-from modelwright.methods import Parameter
+from modelwright.methods import Parameter, Position
 from modelwright.recipe._context import Context, Slice, Source
 from modelwright.recipe._plan import Fate, Input, PlannedTensor
 from modelwright.recipe._settings import resolve
@@ -73,13 +80,14 @@ def plan_tensor(
         context.tensors.append(PlannedTensor(name, part, shape, dtype, inputs[:1], None, "copy"))
         return
     parameters = _parameters(context, piece, sources, name, own, place, t)
-    if parameters is None:
+    position = _position(context, name, place)
+    if parameters is None or not _go_together(context, piece, parameters, position, len(inputs)):
         return
     as_is = context.method.copies(parameters)
     for entry in (*inputs, *([base] if base else [])):
         _settle(context, entry, name, "copied" if as_is else "merged")
     action = "copy" if as_is else "merge"
-    context.tensors.append(PlannedTensor(name, part, shape, dtype, inputs, base, action, parameters))
+    context.tensors.append(PlannedTensor(name, part, shape, dtype, inputs, base, action, parameters, position))
 
 
 def _part(context: Context, name: str, entry: Input) -> str:
@@ -263,13 +271,28 @@ def _parameters(
                 return None
             found.append(value)
         values[parameter.name] = tuple(found) if parameter.per_model else found[0]
+    return values
+
+
+def _position(context: Context, name: str, place: Place | None) -> Position:
+    stacks = tuple(context.layouts[context.donor].stacks)
+    if place is None:
+        return Position(after=comes_after_layers(name), stacks=stacks)
+    return Position(place.stack, place.number, place.count, stacks=stacks)
+
+
+def _go_together(
+    context: Context, piece: Slice, parameters: Mapping[str, Any], position: Position, models: int
+) -> bool:
+    """Whether values that are fine alone go with each other and with the model; else what is wrong is noted."""
     try:
-        context.method.check(values)
+        context.method.check(parameters)
+        context.method.fits(parameters, position, models)
     except InputError as error:
         for problem in error.problems:
             context.wrong(problem.what, problem.mend, piece.path)
-        return None
-    return values
+        return False
+    return True
 
 
 def _ungiven(context: Context, parameter: Parameter, piece: Slice, source: Source | None, name: str) -> None:

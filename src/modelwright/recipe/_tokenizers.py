@@ -33,6 +33,21 @@ def fingerprint(model: Checkpoint) -> str | None:
     return hashlib.sha256(b"".join(found)).hexdigest()[:12] if found else None
 
 
+def vocabulary_size(model: Checkpoint) -> int | None:
+    """How many tokens a model's tokenizer has, by its highest number, added ones included; None where that is not to be had."""
+    table = _table(model, "tokenizer.json")
+    if table is None:
+        return None
+    vocabulary, added = level(table, "model").get("vocab"), table.get("added_tokens")
+    numbers = [entry.get("id") for entry in added if is_table(entry)] if is_list(added) else []
+    if is_table(vocabulary):
+        numbers += list(vocabulary.values())
+    elif is_list(vocabulary):  # unigram: pairs of text and score, in the order of their numbers
+        numbers.append(len(vocabulary) - 1)
+    known = [number for number in numbers if type(number) is int]
+    return max(known) + 1 if known else None
+
+
 def _order(token: tuple[Any, Any]) -> tuple[int, str]:
     """By number; what has none, or no text, is no token and only must not break the order."""
     number, text = token

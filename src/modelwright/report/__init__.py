@@ -23,12 +23,13 @@ Parts: `paragraph`, `answer` (the sentence that a reader came for), `note`, `bul
 bands), and `figure` for anything else that matplotlib draws: in the colours `INK`, `MUTED`, `LINE` and `HUES`, which
 become those of the page. Numbers come as texts; `percent`, `signed` and `interval` write them as all pages do.
 
-`comparison` is the page of what `mw.compare` found.
+`comparison` is the page of what `mw.compare` found, `difference` that of `mw.diff`.
 
 Figures are inline SVG by matplotlib (extra `report`); the rest needs nothing. There are no scripts and no addresses.
 """
 
 from modelwright.report._comparison import comparison as comparison
+from modelwright.report._difference import difference as difference
 from modelwright.report._figure import (
     HUES as HUES,
     INK as INK,

@@ -11,30 +11,14 @@ import numpy as np
 from modelwright.api import merge
 from modelwright.evaluate import METRICS, Classification, Items, Splits
 from modelwright.studies._evidence import Measured
+from modelwright.suites._views import CLASSES, SIDE, View, digit_images, views
 from modelwright.tensors import Array
 from modelwright.train import HEAD, MlpPredictor, Training, Weights, random_mlp, train_mlp
 
-SIDE, CLASSES = 8, 10
 #: Every view of the digits that a study may use as a task.
 VIEWS = ("rotate", "mirror", "invert", "roll", "shuffle", "flip", "transpose", "checker")
 #: Scales that are tried for every method that has one: 18, up to the largest that TIES' authors try.
 SCALES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5)
-
-
-def views(seed: int) -> dict[str, Callable[[Array], Array]]:
-    """What each view does to images of shape (n, 8, 8); every one keeps all of their content."""
-    order = np.random.default_rng((seed, 1)).permutation(SIDE * SIDE)
-    checks = np.indices((SIDE, SIDE)).sum(axis=0) % 2 == 1
-    return {
-        "rotate": lambda images: np.rot90(images, axes=(1, 2)),
-        "mirror": lambda images: images[:, :, ::-1],
-        "invert": lambda images: 1 - images,
-        "roll": lambda images: np.roll(images, (SIDE // 2, SIDE // 2), axis=(1, 2)),
-        "shuffle": lambda images: images.reshape(-1, SIDE * SIDE)[:, order].reshape(-1, SIDE, SIDE),
-        "flip": lambda images: images[:, ::-1, :],
-        "transpose": lambda images: images.transpose(0, 2, 1),
-        "checker": lambda images: np.where(checks, 1 - images, images),
-    }
 
 
 def digits(seed: int, most: int | None = None) -> dict[str, Items]:
@@ -44,12 +28,9 @@ def digits(seed: int, most: int | None = None) -> dict[str, Items]:
         seed: Decides the splits.
         most: So many images only, for smoke runs.
     """
-    from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    pixels, labels = load_digits(return_X_y=True)  # from 0 to 16
-    images = (np.asarray(pixels) / 16).astype(np.float32).reshape(-1, SIDE, SIDE)
-    everything = Items.of(images[:most], np.asarray(labels[:most]))
+    everything = Items.of(*digit_images("a study", most))
     targets = np.asarray(everything.targets)
     tune, rest = train_test_split(np.arange(len(everything)), test_size=0.4, stratify=targets, random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=targets[rest], random_state=seed)
@@ -57,7 +38,7 @@ def digits(seed: int, most: int | None = None) -> dict[str, Items]:
     return {name: everything.take(list(index)) for name, index in parts.items()}
 
 
-def digits_task(name: str, parts: Mapping[str, Items], view: Callable[[Array], Array]) -> Classification:
+def digits_task(name: str, parts: Mapping[str, Items], view: View) -> Classification:
     """The task of telling digits from one view of them; an image is in one split whichever way it is shown."""
     shown = {
         split: Items(items.ids, view(np.asarray(items.inputs)).reshape(len(items), -1), items.targets)
@@ -174,7 +155,7 @@ def experts(seed: int, names: Sequence[str], scale: Scale, held_out: Sequence[st
         scale: How large.
         held_out: Further tasks, which the base has seen too, and which have no expert.
     """
-    parts, shown = digits(seed, scale.images), views(seed)
+    parts, shown = digits(seed, scale.images), views(np.random.default_rng((seed, 1)))
     tasks = {name: digits_task(name, parts, shown[name]) for name in (*names, *held_out)}
     start = random_mlp(SIDE * SIDE, scale.hidden, CLASSES, np.random.default_rng((seed, 2)))
     training = Training(scale.base_epochs, rate=0.05)

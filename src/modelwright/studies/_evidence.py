@@ -20,8 +20,9 @@ _RELATIONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": opera
 #: How parts come to one verdict; printed with every outcome.
 RULE = (
     "A part holds if its whole interval is on the claimed side of its bound, does not hold if all of it is on the other "
-    "side, and is inconclusive otherwise. The claim holds if every deciding part holds, does not hold if one of them "
-    "does not, and is inconclusive otherwise."
+    "side, and is inconclusive otherwise; so is a figure of a single seed that is made of no items, because it has no "
+    "interval. The claim holds if there are deciding parts and every one holds, does not hold if one of them does not, "
+    "and is inconclusive otherwise."
 )
 _DRAWS = 2000
 _COVERAGE = 0.95
@@ -29,11 +30,19 @@ _COVERAGE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the 95 % interval around it, or the range over seeds where nothing is sampled."""
+    """An estimate and the 95 % interval around it, or the range over seeds where nothing is sampled.
+
+    Attributes:
+        value: The estimate.
+        low: Lower end.
+        high: Upper end.
+        single: Whether it is one number of one seed: it has no interval, and both ends are the value.
+    """
 
     value: float
     low: float
     high: float
+    single: bool = False
 
     def __post_init__(self) -> None:
         if not np.isfinite([self.value, self.low, self.high]).all():
@@ -64,7 +73,9 @@ class Part:
 
     @property
     def verdict(self) -> Verdict:
-        """By the interval's ends: both on the claimed side, both on the other, or neither."""
+        """By the interval's ends: both on the claimed side, both on the other, or neither; without one nothing is known."""
+        if self.interval.single:
+            return "inconclusive"
         claimed = _RELATIONS[self.relation]
         ends = [claimed(self.interval.low, self.bound), claimed(self.interval.high, self.bound)]
         return "holds" if all(ends) else "inconclusive" if any(ends) else "does not hold"
@@ -75,7 +86,7 @@ def whole_verdict(parts: Sequence[Part]) -> Verdict:
     found = [part.verdict for part in parts if part.decides]
     if "does not hold" in found:
         return "does not hold"
-    return "holds" if all(verdict == "holds" for verdict in found) else "inconclusive"
+    return "holds" if found and all(verdict == "holds" for verdict in found) else "inconclusive"
 
 
 #: From a quantity's name to its mean over items: an array with one value for each draw and seed.
@@ -111,8 +122,14 @@ class Measured:
         Args:
             figure: Makes the figure of the quantities' means, such as `lambda mean: mean("a") - mean("b")`. It is
                 made for each seed and averaged over them.
+
+        Returns:
+            With one seed the interval is of drawing other items; a figure that is made of no items has none then.
         """
-        value = float(np.mean([figure(self._of(seed)) for seed in self._scores]))
+        sampled: set[bool] = set()
+        value = float(np.mean([figure(self._of(seed, sampled)) for seed in self._scores]))
+        if len(self._scores) == 1 and True not in sampled:
+            return Interval(value, value, value, single=True)
         draws = np.zeros((_DRAWS, len(self._scores)))
         for (seed, scores), (places, weights) in zip(self._scores.items(), self._resampled(), strict=True):
             del seed
@@ -123,11 +140,18 @@ class Measured:
 
     def range(self, figure: Callable[[Means], Array]) -> Interval:
         """A figure, its mean over seeds and its least and greatest value: for checks that must come out for every seed."""
-        values = [float(figure(self._of(seed))) for seed in self._scores]
-        return Interval(float(np.mean(values)), min(values), max(values))
+        values = [float(figure(self._of(seed, set()))) for seed in self._scores]
+        return Interval(float(np.mean(values)), min(values), max(values), single=len(values) == 1)
 
-    def _of(self, seed: int) -> Means:
-        return lambda name: np.asarray(self._scores[seed][name].mean())
+    def _of(self, seed: int, sampled: set[bool]) -> Means:
+        """A seed's means; notes whether what was asked for is made of items."""
+
+        def mean(name: Hashable) -> Array:
+            scores = self._scores[seed][name]
+            sampled.add(len(scores) > 1)
+            return np.asarray(scores.mean())
+
+        return mean
 
     def _resampled(self) -> list[tuple[Array, Array]]:
         """For each seed the places (draw, slot) it was drawn for, and how often its items count there."""

@@ -22,7 +22,8 @@ GENERATED: tuple[tuple[int, str, str, dict[str, Any], float], ...] = (
     (0, "largest 5 %", "breadcrumbs", {"density": 0.05, "gamma": 0.0}, 0.05),
     (0, "Breadcrumbs", "breadcrumbs", {"density": 0.05, "gamma": 0.002}, 0.22),
 )
-#: How far the errors may be from those, as a share of them or as they are, whichever is more.
+#: How far the errors may be from those, as a share of them or as they are, whichever is more. Planned was 0.02 as it is; the
+#: share came after a first run had shown that errors of 2.6 spread by that much between seeds. So that part is only reported.
 TOLERANCE = 0.02
 
 #: One candidate of a search: the method's name and its settings, the scale among them.
@@ -42,8 +43,9 @@ PLAIN: dict[str, Candidate] = {
     "Breadcrumbs": ("breadcrumbs", {"density": 0.15, "gamma": 0.006}),
 }
 #: A corrupted expert: in each hidden weight matrix this share of the task vector becomes plus or minus so many times its
-#: largest entry. The share and the first height are those of the generated outliers.
-CORRUPTED, HEIGHTS = 0.001, (20.0, 100.0, 500.0)
+#: largest entry. The share and the first height are those of the generated outliers, and what was planned. The greater heights
+#: came after a first run had shown that 20-fold harms neither rule; what is said of them is only reported.
+CORRUPTED, PLANNED, HEIGHTS = 0.001, 20.0, (20.0, 100.0, 500.0)
 KEEPS, COLLAPSES, REGRET = 0.03, 0.10, 0.03
 FEW, COUNTS = 2, (2, 4, 6, 8)
 
@@ -67,6 +69,8 @@ def experiment(setting: Setting) -> Findings:
             f"One expert of five, another one for each seed, has {CORRUPTED:.1%} of its task vector in each hidden weight "
             "matrix replaced by plus or minus a multiple of the largest entry there. The other four tasks are judged, at "
             "the scale chosen with sound experts; the last column chooses it again.",
+            f"Planned was {PLANNED:g}-fold. The greater multiples, and the tolerance on generated vectors as a share, came after "
+            "a first run; what is said of them is reported and decides nothing.",
             "Settings are chosen on the validation images of two tasks, with 18 candidates for either rule, and used for "
             "those two and the next ones; four pairs a seed. Scores are shares of what the tasks' own experts reach together.",
         ),
@@ -169,8 +173,8 @@ def _share_of_all(mean: Means, rule: str) -> Array:
 def _parts(measured: Measured) -> Sequence[Part]:
     most = COUNTS[-1]
 
-    def loss(rule: str) -> Any:
-        return measured.interval(lambda mean: mean((rule, 0.0)) - mean((rule, HEIGHTS[-1])))
+    def loss(rule: str, height: float) -> Any:
+        return measured.interval(lambda mean: mean((rule, 0.0)) - mean((rule, height)))
 
     def error(first: tuple[int, str], second: tuple[int, str]) -> Any:
         return measured.range(lambda mean: mean(("error", *first)) - mean(("error", *second)))
@@ -182,6 +186,7 @@ def _parts(measured: Measured) -> Sequence[Part]:
             measured.range(lambda mean: np.max([mean(("off", n, rule)) for n, rule, *_ in GENERATED], axis=0)),
             "<=",
             TOLERANCE,
+            decides=False,
             unit="",
         ),
         Part(
@@ -202,12 +207,28 @@ def _parts(measured: Measured) -> Sequence[Part]:
         ),
         Part(
             "survives",
-            f"With one expert corrupted {HEIGHTS[-1]:g}-fold Breadcrumbs loses less than 3 points on the other tasks",
-            loss("Breadcrumbs"),
+            f"With one expert corrupted {PLANNED:g}-fold Breadcrumbs loses less than 3 points on the other tasks",
+            loss("Breadcrumbs", PLANNED),
             "<",
             KEEPS,
         ),
-        Part("collapses", "Task arithmetic loses more than 10", loss("task arithmetic"), ">", COLLAPSES),
+        Part("collapses", "Task arithmetic loses more than 10", loss("task arithmetic", PLANNED), ">", COLLAPSES),
+        Part(
+            "survives more",
+            f"Corrupted {HEIGHTS[-1]:g}-fold Breadcrumbs loses less than 3 points",
+            loss("Breadcrumbs", HEIGHTS[-1]),
+            "<",
+            KEEPS,
+            decides=False,
+        ),
+        Part(
+            "collapses at more",
+            f"Corrupted {HEIGHTS[-1]:g}-fold task arithmetic loses more than 10",
+            loss("task arithmetic", HEIGHTS[-1]),
+            ">",
+            COLLAPSES,
+            decides=False,
+        ),
         Part(
             "more tasks",
             "Chosen on two tasks and used for eight, Breadcrumbs is better than task arithmetic",

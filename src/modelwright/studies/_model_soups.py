@@ -9,9 +9,10 @@ import numpy as np
 
 from modelwright.api import merge
 from modelwright.evaluate import Classification, Items, greedy_soup, validation_score
-from modelwright.studies._digits import CLASSES, SIDE, digits, digits_task, hits
+from modelwright.studies._digits import digits, digits_task, hits
 from modelwright.studies._evidence import Measured, Part
 from modelwright.studies._study import Figure, Findings, Plot, Setting, Study, Table
+from modelwright.suites._views import CLASSES, SIDE
 from modelwright.tensors import Array
 from modelwright.train import MlpPredictor, Training, Weights, random_mlp, train_mlp
 
@@ -46,7 +47,10 @@ def experiment(setting: Setting) -> Findings:
             "of the training images, the eight models are tuned on the other half.",
             f"Shifted images: the test images with Gaussian noise of {NOISE:g} (of a range of 1), and moved by one pixel; "
             "the mean of both.",
-            "The greedy soup and the best single model are chosen on the validation images.",
+            "The greedy soup and the best single model are chosen on the validation images. That the soup is never worse "
+            "there, and no step makes it so, is how it is made: a check of the study.",
+            "The claim is the paper's title. The statement that the greedy soup is better than the best single model was added "
+            "after the first runs, because the title says no less.",
         ),
     )
 
@@ -159,9 +163,15 @@ def _parts(measured: Measured) -> Sequence[Part]:
             measured.range(lambda mean: mean("gain")),
             ">=",
             0.0,
+            decides=False,  # it cannot come out otherwise
         ),
         Part(
-            "greedy steps", "No step makes the greedy soup worse", measured.range(lambda m: m("least step")), ">=", 0.0
+            "greedy steps",
+            "No step makes the greedy soup worse",
+            measured.range(lambda m: m("least step")),
+            ">=",
+            0.0,
+            decides=False,  # nor can this
         ),
         Part(
             "greedy on test",
@@ -169,6 +179,13 @@ def _parts(measured: Measured) -> Sequence[Part]:
             gain("greedy soup", "best single", "digits"),
             ">",
             -WITHIN,
+        ),
+        Part(
+            "greedy improves",
+            "On test images the greedy soup is better than the best single model",
+            gain("greedy soup", "best single", "digits"),
+            ">",
+            0.0,
         ),
         Part(
             "uniform on test",
@@ -242,7 +259,7 @@ MODEL_SOUPS = Study(
     id="model-soups",
     title="Model soups",
     paper="arXiv:2203.05482",
-    claim="Averaging models tuned from one start is as good as the best of them, and where data shift better than they are on average.",
+    claim="Averaging weights of multiple fine-tuned models improves accuracy without increasing inference time.",
     experiment=experiment,
     seeds=10,
 )

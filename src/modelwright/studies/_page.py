@@ -70,5 +70,5 @@ def _arguments(outcome: Outcome) -> str:
 
 
 def _footer(outcome: Outcome) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
+    versions = ", ".join(f"{name} {version}".rstrip() for name, version in outcome.versions.items())
     return f"{measure(outcome.seeds, outcome.budget)}; {outcome.seconds:.0f} s; bands and brackets: 95 %; {versions}"

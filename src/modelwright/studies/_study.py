@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any, Literal, get_args
 
 from modelwright.errors import InputError, MissingExtraError, did_you_mean
@@ -22,6 +22,7 @@ Progress = Callable[[str, int, int], None]
 #: Seeds of a smoke run; two, so that what is done over seeds is done.
 _SMOKE_SEEDS = 2
 _MOST_SEEDS = 1000
+#: What to install for a module that is missing; of those that are there, the installation knows.
 _PACKAGES = {"sklearn": "scikit-learn"}
 
 Cell = str | float | Interval | None
@@ -141,7 +142,7 @@ class Study:
         paper: Where the claim was made.
         claim: In one line.
         experiment: Runs it. It must give the same findings for the same setting.
-        needs: Modules that must be there.
+        needs: Modules that must be there, by the names they are imported by.
         seeds: How many seeds a full run has unless told otherwise.
     """
 
@@ -173,7 +174,7 @@ class Study:
         if not 1 <= count <= _MOST_SEEDS:
             raise InputError(f"{self.id}: seeds must be in [1, {_MOST_SEEDS}], got {count}")
         for module in self.needs:
-            if importlib.util.find_spec(module) is None:
+            if importlib.util.find_spec(module.partition(".")[0]) is None:
                 raise MissingExtraError(f"the study {self.id}", _PACKAGES.get(module, module), "eval")
         start = time.perf_counter()
         setting = Setting(tuple(range(count)), budget, progress or (lambda _what, _done, _total: None))
@@ -202,8 +203,18 @@ def _one_thread() -> Any:
 
 
 def _versions(modules: Sequence[str]) -> dict[str, str]:
-    packages = ["modelwright", "numpy", *(_PACKAGES.get(module, module) for module in modules)]
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    """Of Python and of the packages that hold these modules; empty for a module that no package holds."""
+    holders = packages_distributions() if modules else {}
+    tops = dict.fromkeys(module.partition(".")[0] for module in modules)
+    packages = ["modelwright", "numpy", *(name for top in tops for name in dict.fromkeys(holders.get(top, [top])))]
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +232,7 @@ class Outcome:
         plots: For looking at.
         notes: What a reader should know.
         seconds: How long it took.
-        versions: Of Python and the packages that computed it.
+        versions: Of Python and the packages that computed it; empty for a module that is no package.
         seeds: Which were run.
         budget: `smoke` or `full`.
     """

@@ -31,7 +31,7 @@ def statements(parts: tuple[Part, ...]) -> list[tuple[str, str, str, str]]:
     return [
         (
             part.says + ("" if part.decides else " (reported only)"),
-            f"{shown(part.interval, part.unit)}{part.unit and ' %'}",
+            f"{shown(part.interval, part.unit)}{part.unit and ' %'}{', of one seed: no interval' * part.interval.single}",
             f"{part.relation} {_bound(part)}",
             part.verdict,
         )

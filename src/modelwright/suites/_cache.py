@@ -21,7 +21,7 @@ import xxhash
 from modelwright.checkpoint import Checkpoint, cache_folder, open as open_checkpoint
 from modelwright.errors import RunError
 from modelwright.evaluate import Items
-from modelwright.evaluate._task import content
+from modelwright.evaluate._items import content
 from modelwright.tensors import Array
 from modelwright.train import write_folder
 

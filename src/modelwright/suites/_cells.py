@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import xxhash
 
 from modelwright.errors import InputError
@@ -31,6 +33,7 @@ class Cell:
         group: Which part of the table it stands in.
         key: A hash of all that it depends on.
         family: The family's fingerprint.
+        said: A hash of what the suite's file says.
         status: `skipped` where the method cannot merge such a family.
         reason: Why it failed or was skipped.
         parameters: What was chosen.
@@ -47,6 +50,7 @@ class Cell:
     group: Group
     key: str = ""
     family: str = ""
+    said: str = ""
     status: Status = "done"
     reason: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -83,7 +87,7 @@ class Cells:
         return found if found is not None and found.key == key and found.status != "failed" else None
 
     def begin(self, seed: int, label: str, key: str) -> list[Trial]:
-        """Clear away what another key has left, and give the trials that this one has."""
+        """Clear away what another key has left, and give the trials of this one that came to something."""
         journal = self._journal(seed, label)
         lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
         if not lines or _line(lines[0]) != {"version": VERSION, "key": key}:
@@ -92,22 +96,23 @@ class Cells:
             write_text(journal, json.dumps({"version": VERSION, "key": key}) + "\n")
             return []
         found = [_line(line) for line in lines[1:]]  # a line that a kill has cut short is None
-        whole = [Trial(**values) for values in found if values is not None]
-        if len(whole) < len(found):
-            write_text(journal, "".join(f"{line}\n" for line in lines if _line(line) is not None))
-        # Where all have failed, what was wrong may have been mended since.
-        return whole if any(trial.objective is not None for trial in whole) else []
+        trials = [Trial(**values) for values in found if values is not None]
+        # What was wrong with those that failed may have been mended since: they are forgotten, and tried again.
+        known = [trial for trial in trials if trial.judged]
+        if len(known) < len(found):
+            write_text(journal, "".join(f"{text}\n" for text in (lines[0], *(as_json(asdict(t)) for t in known))))
+        return known
 
     def keep(self, seed: int, label: str, trial: Trial) -> None:
         """Note a trial, so that a killed sweep does not repeat it."""
         with self._journal(seed, label).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(trial)) + "\n")
+            file.write(as_json(asdict(trial)) + "\n")
 
     def finish(self, cell: Cell) -> None:
         """Write a cell in one step."""
         path = self._path(cell.seed, cell.label)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({"version": VERSION, **asdict(cell)}, indent=1) + "\n")
+        write_text(path, as_json({"version": VERSION, **asdict(cell)}, indent=1) + "\n")
         if cell.status != "failed":
             self._journal(cell.seed, cell.label).unlink(missing_ok=True)
 
@@ -135,6 +140,22 @@ class Cells:
 def key_of(**parts: Any) -> str:
     """A hash of plain values."""
     return xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True, default=str).encode())
+
+
+def as_json(value: Any, **layout: Any) -> str:
+    """JSON that every reader takes: what is not finite is null."""
+    return json.dumps(finite(value), allow_nan=False, **layout)
+
+
+def finite(value: Any) -> Any:
+    """Plain values with None for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {str(name): finite(one) for name, one in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return finite(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(path: Path) -> Cell:

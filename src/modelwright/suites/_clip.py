@@ -15,10 +15,10 @@ from modelwright.checkpoint import Checkpoint, Part
 from modelwright.errors import InputError
 from modelwright.evaluate import Classification, Items, Predictor, Size, Splits, metric
 from modelwright.evaluate._predictor import needs
-from modelwright.suites._cache import Cache, Trained, code_of, key_of
+from modelwright.suites._cache import Cache, Trained, code_of, data_of, key_of
 from modelwright.suites._family import Family
-from modelwright.suites._hub import folder_of, published_model, published_splits
-from modelwright.suites._images import BodyPredictor, heads_in
+from modelwright.suites._hub import files_hash, folder_of, published_model, published_splits
+from modelwright.suites._images import BodyPredictor, hashes_of, heads_in
 from modelwright.suites._schema import ClipFile, ClipTask
 from modelwright.tensors import Array
 from modelwright.train import CosineHead, Head
@@ -39,11 +39,19 @@ class ClipFamily(Family):
     whole: Checkpoint
     heads: Mapping[str, Head]
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the heads, the projection, and how images are prepared."""
+        return key_of({
+            "heads": hashes_of(self.heads), "projection": data_of(self.whole[_PROJECTION].read()),
+            "files": files_hash(folder_of(self.whole)),
+        })  # fmt: skip
+
     def system(self, weights: Checkpoint, label: str, *, device: str = "cpu") -> Predictor:
         """A vision tower with these weights, and the base's projection."""
         see = _eyes(self.whole, weights, device)
         return BodyPredictor(
-            label, see=see, heads=self.heads, fingerprint=key_of({"body": content_hash(weights), "of": self.whole.label}),
+            label, see=see, heads=self.heads, fingerprint=key_of({"body": content_hash(weights), "beside": self.fingerprint}),
             size=Size(sum(ref.size for ref in weights.values()), weights.nbytes),
         )  # fmt: skip
 
@@ -61,7 +69,7 @@ def clip_family(file: ClipFile, seed: int, cache: Cache, device: str) -> ClipFam
     made = cache.model(f"{file.name}-heads", about, lambda: _heads(file.tasks, whole, device))
     return ClipFamily(
         name=file.name, seed=seed, base=tower(whole, whole), experts=experts, multitask=None,
-        tasks={name: tasks[name] for name in file.tasks}, seconds={}, whole=whole, heads=heads_in(made),
+        tasks={name: tasks[name] for name in file.tasks}, seconds={}, fixed=True, whole=whole, heads=heads_in(made),
     )  # fmt: skip
 
 

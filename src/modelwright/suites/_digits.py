@@ -13,32 +13,14 @@ from modelwright.api import content_hash
 from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError, did_you_mean
 from modelwright.evaluate import Classification, Items, Predictor, Size, Splits, metric
-from modelwright.evaluate._predictor import needs
 from modelwright.suites._cache import Cache, Trained, code_of, data_of, side_by_side
 from modelwright.suites._family import Family
 from modelwright.suites._packs import stratified
 from modelwright.suites._schema import DigitsFile, EpochTuning
+from modelwright.suites._views import CLASSES, SIDE, digit_images, views
 from modelwright.tensors import Array
 from modelwright.train import HEAD, MlpPredictor, Training, Weights, random_mlp, train_mlp
 from modelwright.train._threads import one_blas_thread
-
-SIDE, CLASSES = 8, 10
-
-
-def views() -> dict[str, Callable[[Array], Array]]:
-    """What each view does to images of shape (n, 8, 8); every one keeps all of their content."""
-    order = np.random.default_rng(0).permutation(SIDE * SIDE)
-    checks = np.indices((SIDE, SIDE)).sum(axis=0) % 2 == 1
-    return {
-        "rotate": lambda images: np.rot90(images, axes=(1, 2)),
-        "mirror": lambda images: images[:, :, ::-1],
-        "invert": lambda images: 1 - images,
-        "roll": lambda images: np.roll(images, (SIDE // 2, SIDE // 2), axis=(1, 2)),
-        "shuffle": lambda images: images.reshape(-1, SIDE * SIDE)[:, order].reshape(-1, SIDE, SIDE),
-        "flip": lambda images: images[:, ::-1, :],
-        "transpose": lambda images: images.transpose(0, 2, 1),
-        "checker": lambda images: np.where(checks, 1 - images, images),
-    }
 
 
 def digits_tasks(names: list[str], images: int | None = None) -> dict[str, Classification]:
@@ -53,13 +35,11 @@ def digits_tasks(names: list[str], images: int | None = None) -> dict[str, Class
     Raises:
         InputError: There is no such view.
     """
-    known = views()
+    known = views(np.random.default_rng(0))
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(f"tasks: no view of the digits is called '{unknown[0]}'", did_you_mean(unknown[0], known))
-    pixels, labels = needs("sklearn.datasets", "the suite 'digits'").load_digits(return_X_y=True)  # from 0 to 16
-    shown = (np.asarray(pixels[:images]) / 16).astype(np.float32).reshape(-1, SIDE, SIDE)
-    targets = np.asarray(labels[:images], np.int64)
+    shown, targets = digit_images("the suite 'digits'", images)
     count = len(targets)
     parts = dict(
         zip(("tune", "validation", "test"), stratified(targets, count * 3 // 5, count // 5, count // 5), strict=True)
@@ -90,6 +70,11 @@ class DigitsFamily(Family):
 
     head: Mapping[str, Array]
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the head."""
+        return data_of(*self.head.values())
+
     def system(self, weights: Checkpoint, label: str, *, device: str = "cpu") -> Predictor:
         """A perceptron with these hidden layers and the head."""
         arrays = {**weights.arrays(), **self.head}
@@ -103,7 +88,7 @@ def digits_family(file: DigitsFile, seed: int, cache: Cache) -> DigitsFamily:
     tune = {name: task.items("tune") for name, task in tasks.items()}
     about = {
         "kind": file.kind, "seed": seed, "hidden": file.hidden, "base": file.base.model_dump(),
-        "data": data_of(*tune.values()), "code": code_of("modelwright.suites._digits", "modelwright.suites._packs", "modelwright.train._mlp"),
+        "data": data_of(*tune.values()), "code": code_of("modelwright.suites._digits", "modelwright.suites._packs", "modelwright.suites._views", "modelwright.train._mlp"),
     }  # fmt: skip
     with one_blas_thread():
         base = cache.model(f"{file.name}-base", about, partial(_base, file, seed, tune))

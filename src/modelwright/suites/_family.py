@@ -24,6 +24,7 @@ class Family(ABC):
         multitask: Trained on all tasks together; None where there is none.
         tasks: By name, in the order of tables; each with `tune`, `validation` and `test` where it has them.
         seconds: Seconds of training by model: `base`, the tasks' names, `multitask`.
+        fixed: Whether it is the same for all seeds, as published models are.
     """
 
     name: str
@@ -33,6 +34,12 @@ class Family(ABC):
     multitask: Checkpoint | None
     tasks: Mapping[str, Task]
     seconds: Mapping[str, float]
+    fixed: bool = False
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all that answers depend on beside the weights and the items: heads, tokenizer, length of answers, ..."""
 
     @abstractmethod
     def system(self, weights: Checkpoint, label: str, *, device: str = "cpu") -> Predictor:

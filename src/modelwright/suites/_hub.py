@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from modelwright.checkpoint import Checkpoint, open as open_checkpoint
 from modelwright.errors import InputError, listing
 from modelwright.evaluate import Items
 from modelwright.evaluate._items import Source
 from modelwright.evaluate._predictor import needs
+from modelwright.recipe import SIDE_SUFFIXES
 from modelwright.suites._packs import stratified
 from modelwright.suites._schema import Held, HubTask
 
@@ -46,6 +48,15 @@ def folder_of(model: Checkpoint) -> Path:
     if model.path is None or not model.path.is_dir():
         raise InputError(f"'{model.label}' is not a folder of a model: its tokenizer and configuration are needed too")
     return model.path
+
+
+def files_hash(folder: Path) -> str:
+    """A hash of a model's small files: what its answers depend on beside its weights."""
+    digest = xxhash.xxh3_128()
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in SIDE_SUFFIXES):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def published_splits(

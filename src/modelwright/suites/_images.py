@@ -77,15 +77,19 @@ class ImagesFamily(Family):
     network: Mapping[str, Any]
     heads: Mapping[str, Head]
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the network's configuration and the heads."""
+        return key_of({"network": dict(self.network), "heads": hashes_of(self.heads)})
+
     def system(self, weights: Checkpoint, label: str, *, device: str = "cpu") -> Predictor:
         """A body with these weights."""
         from modelwright.train._trainer import features, load
 
         body = load(build(self.network), weights.arrays(), device)
-        prints = {name: data_of(*head.tensors().values()) for name, head in self.heads.items()}
         return BodyPredictor(
             label, see=lambda pixels: features(body, np.asarray(pixels), device), heads=self.heads,
-            fingerprint=key_of({"body": content_hash(weights), "heads": prints}),
+            fingerprint=key_of({"body": content_hash(weights), "beside": self.fingerprint}),
             size=Size(sum(ref.size for ref in weights.values()), weights.nbytes),
         )  # fmt: skip
 
@@ -109,6 +113,11 @@ class ImagesFamily(Family):
         if not reestimate_statistics(body, mixed, device):
             return weights
         return open_checkpoint(arrays_of(body), label=f"{weights.label}, statistics taken anew")
+
+
+def hashes_of(heads: Mapping[str, Head]) -> dict[str, str]:
+    """A hash of each task's head."""
+    return {name: data_of(*head.tensors().values()) for name, head in heads.items()}
 
 
 def images_tasks(file: ImagesFile) -> dict[str, Classification]:

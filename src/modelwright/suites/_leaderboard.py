@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import numpy as np
 
 from modelwright.errors import InputError, MissingExtraError
 from modelwright.evaluate import Metric, Part, Records, metric
-from modelwright.suites._cells import Cell, Cells, write_text
+from modelwright.suites._cells import Cell, Cells, as_json, finite, write_text
 from modelwright.suites._order import Comparison, compare_orders
-from modelwright.suites._search import relative
+from modelwright.suites._search import has_shares, relative
 from modelwright.suites._sweep import CONDITIONS
 
 VERSION = 1
@@ -39,7 +39,8 @@ class Line:
         group: Which part of the table it stands in.
         seeds: The seeds that it has results of.
         figures: By task, the figure on `test` of each seed.
-        shares: By task, the same as a share of the expert's.
+        shares: By task, the same as a share of the expert's; None where the expert has no figure above 0, so that no system
+            has a share, and NaN where the system's own figure leaves none.
         parameters: What was chosen, by seed.
         trials: How many sets of parameters were tried, by seed.
         merge_seconds: Mean time to merge once.
@@ -52,7 +53,7 @@ class Line:
     group: str
     seeds: tuple[int, ...]
     figures: Mapping[str, Sequence[float]]
-    shares: Mapping[str, Sequence[float]]
+    shares: Mapping[str, Sequence[float | None]]
     parameters: Sequence[Mapping[str, Any]] = ()
     trials: Sequence[int] = ()
     merge_seconds: float | None = None
@@ -62,8 +63,9 @@ class Line:
 
     @property
     def share(self) -> np.ndarray:
-        """Mean over tasks of the shares, float64 (seeds,)."""
-        return np.mean([self.shares[task] for task in self.shares], axis=0)
+        """Mean over tasks of the shares, float64 (seeds,); tasks without shares are left out, and NaN is where there are none."""
+        by_seed = [[s for s in own if s is not None] for own in zip(*self.shares.values(), strict=True)]
+        return np.array([np.mean(own) if own else np.nan for own in by_seed])
 
     @property
     def raw(self) -> np.ndarray:
@@ -87,6 +89,8 @@ class Leaderboard:
         lines: In the order of the table.
         left_out: Failed and skipped cells.
         order: What the literature leads to expect, and what was found.
+        without: Tasks of which there are no shares, with the seeds: their experts have no figure above 0.
+        fixed: Whether the models are the same for all seeds, so that only methods that draw noise have several.
     """
 
     suite: str
@@ -95,6 +99,8 @@ class Leaderboard:
     lines: Sequence[Line]
     left_out: Sequence[Cell] = ()
     order: Sequence[Comparison] = field(default_factory=tuple)
+    without: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    fixed: bool = False
 
     def line(self, label: str) -> Line:
         """The line of a system.
@@ -109,27 +115,54 @@ class Leaderboard:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Plain values, for JSON: None where a figure is no number."""
         lines = [
             {
                 **asdict(line),
+                "n": len(line.seeds),
                 "share": list(line.share),
                 "mean_share": float(line.share.mean()),
                 "spread": spread(line.share),
             }
             for line in self.lines
         ]
-        left_out = [{"label": c.label, "seed": c.seed, "status": c.status, "reason": c.reason} for c in self.left_out]
-        return {
+        left_out = [
+            {"label": c.label, "seed": c.seed, "group": c.group, "status": c.status, "reason": c.reason}
+            for c in self.left_out
+        ]
+        return finite({
             "version": VERSION, "suite": self.suite, "conditions": dict(self.conditions), "metrics": dict(self.metrics),
             "lines": lines, "left_out": left_out, "order": [asdict(pair) for pair in self.order],
-        }  # fmt: skip
+            "without": dict(self.without), "fixed": self.fixed,
+        })  # fmt: skip
 
-    def markdown(self, heading: str = "#") -> str:
-        """The tables, and where the order differs from what is expected."""
+    @staticmethod
+    def of(data: Mapping[str, Any]) -> Leaderboard:
+        """The leaderboard that `data` was had from.
+
+        Raises:
+            InputError: These are data of something else.
+        """
+        if data.get("version") != VERSION or "lines" not in data or "without" not in data:
+            raise InputError("these are no data of a leaderboard as this version writes it", "Run the sweep again.")
+        without = data["without"]
+        return Leaderboard(
+            data["suite"], data["conditions"], data["metrics"],
+            [_line_of(line, without, data["fixed"]) for line in data["lines"]],
+            [Cell(**cell) for cell in data["left_out"]], [Comparison(**_nan(pair)) for pair in data["order"]],
+            without, data["fixed"],
+        )  # fmt: skip
+
+    def markdown(self, heading: str = "#", *, chosen: bool = True) -> str:
+        """The tables, and where the order differs from what is expected.
+
+        Args:
+            heading: The signs before its title.
+            chosen: Whether there is a table of the parameters that were chosen.
+        """
         from modelwright.suites._markdown import page
 
-        return page(self, heading)
+        return page(self, heading, chosen=chosen)
 
     def picture(self) -> str:
         """A bar for each system, as SVG.
@@ -155,7 +188,7 @@ class Leaderboard:
         """Write `leaderboard.md` and `.json` and, where matplotlib is installed, `.svg` and `.html`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        texts = {"leaderboard.md": self.markdown(), "leaderboard.json": json.dumps(self.data, indent=1) + "\n"}
+        texts = {"leaderboard.md": self.markdown(), "leaderboard.json": as_json(self.data, indent=1) + "\n"}
         with suppress(MissingExtraError):  # tables without pictures are tables
             texts |= {"leaderboard.svg": self.picture(), "leaderboard.html": self.html()}
         for name, text in texts.items():
@@ -176,18 +209,22 @@ def leaderboard(folder: str | Path) -> Leaderboard:
     if not (folder / CONDITIONS).is_file():
         raise InputError(f"no sweep in '{folder}'", "mw sweep SUITE -o FOLDER makes one.")
     said = json.loads((folder / CONDITIONS).read_text(encoding="utf-8"))
-    cells = Cells(folder)
-    every = list(cells)
+    if "said" not in said:
+        raise InputError(f"the sweep in '{folder}' was begun by an earlier version", "Run mw sweep again.")
+    cells, fixed = Cells(folder), said["fixed"]
+    # What an edited suite or more seeds have left in the folder belongs to another table.
+    every = [cell for cell in cells if cell.said == said["said"] and cell.seed < said["seeds"]]
     done = [cell for cell in every if cell.status == "done"]
-    results = {seed: Records.read(cells.records(seed)) for seed in sorted({cell.seed for cell in done})}
-    results = {seed: found for seed, found in results.items() if _complete(done, seed, said["tasks"])}
-    if not results:
+    complete = [s for s in sorted({c.seed for c in done}) if _complete(done, 0 if fixed else s, said["tasks"])]
+    if not complete:
         raise InputError(f"the sweep in '{folder}' has no seed whose experts are finished", "Run mw sweep again.")
-    board = _Board(results, [cell for cell in done if cell.seed in results], said["tasks"])
+    results = {seed: Records.read(cells.records(seed)) for seed in complete}
+    board = _Board(results, [cell for cell in done if cell.seed in results], said["tasks"], fixed)
     left_out = [cell for cell in every if cell.status in ("failed", "skipped")]
     conditions = said["conditions"]
     return Leaderboard(
-        conditions["suite"], conditions, board.metrics, board.lines(), left_out, compare_orders(board)
+        conditions["suite"], conditions, board.metrics, board.lines(), left_out, compare_orders(board), board.without,
+        fixed,
     )  # fmt: skip
 
 
@@ -199,9 +236,10 @@ def _complete(done: Sequence[Cell], seed: int, tasks: Sequence[str]) -> bool:
 class _Board:
     """The records by seed, and what is computed from them."""
 
-    def __init__(self, results: Mapping[int, Records], cells: Sequence[Cell], tasks: Sequence[str]):
+    def __init__(self, results: Mapping[int, Records], cells: Sequence[Cell], tasks: Sequence[str], fixed: bool):
         self.results = results
         self.cells = cells
+        self.fixed = fixed
         first = next(iter(results.values()))
         self.tasks = list(tasks)
         self._figures: dict[tuple[str, int, str], float] = {}
@@ -213,13 +251,18 @@ class _Board:
         return list(dict.fromkeys(cell.label for cell in self.cells if not cell.expert_of))
 
     def part(self, label: str, seed: int, task: str) -> Part:
-        """A system's records on a task; of `experts`, those of the expert of the task."""
-        return self.results[seed].part(task, f"expert-{task}" if label == EXPERTS else label)
+        """A system's records on a task; of `experts`, those of the expert of the task.
+
+        Where the models are the same for all seeds, what draws no noise has been asked once.
+        """
+        system = f"expert-{task}" if label == EXPERTS else label
+        found = self.results[seed]
+        return (self.results[0] if self.fixed and system not in found.systems else found).part(task, system)
 
     def seeds(self, label: str) -> tuple[int, ...]:
         """The seeds that a system has results of."""
         if label in (EXPERTS, ANY_EXPERT):
-            return tuple(self.results)
+            return (0,) if self.fixed else tuple(self.results)
         return tuple(cell.seed for cell in self.cells if cell.label == label)
 
     def metric(self, task: str) -> Metric:
@@ -242,15 +285,25 @@ class _Board:
         lines = [self._line(label) for label in (*self.labels, EXPERTS, ANY_EXPERT)]
         first = {"base": 0, ANY_EXPERT: 1, EXPERTS: 2, "multitask": 3}
         groups = list(GROUPS)
-        return sorted(
-            lines, key=lambda x: (groups.index(x.group), first.get(x.label, 9), float(x.share.mean()), x.label)
-        )
+
+        def place(line: Line) -> tuple[int, int, float, str]:
+            share = float(line.share.mean())
+            return groups.index(line.group), first.get(line.label, 9), -np.inf if np.isnan(share) else share, line.label
+
+        return sorted(lines, key=place)
+
+    @cached_property
+    def without(self) -> dict[str, list[int]]:
+        """Tasks of which there are no shares, with the seeds."""
+        seeds = self.seeds(EXPERTS)
+        found = {t: [s for s in seeds if not has_shares(self.figure(EXPERTS, s, t))] for t in self.tasks}
+        return {task: seeds for task, seeds in found.items() if seeds}
 
     def _line(self, label: str) -> Line:
         seeds = self.seeds(label)
         figures = {task: [self.figure(label, seed, task) for seed in seeds] for task in self.tasks}
         experts = {task: [self.figure(EXPERTS, seed, task) for seed in seeds] for task in self.tasks}
-        shares = {task: relative(figures[task], experts[task], self.metric(task)).tolist() for task in self.tasks}
+        shares = {task: _shares(figures[task], experts[task], self.metric(task)) for task in self.tasks}
         cells = [cell for cell in self.cells if cell.label == label]
         return Line(
             label, cells[0].group if cells else "reference", seeds, figures, shares,
@@ -270,6 +323,32 @@ class _Board:
         if len(known) < len(parts):
             return None
         return sum(known) if label == EXPERTS else max(known)
+
+
+def _shares(figures: Sequence[float], experts: Sequence[float], measured: Metric) -> list[float | None]:
+    found = relative(figures, experts, measured).tolist()
+    return [share if known else None for share, known in zip(found, has_shares(experts), strict=True)]
+
+
+def _line_of(data: Mapping[str, Any], without: Mapping[str, Sequence[int]], fixed: bool) -> Line:
+    """A line from JSON, where NaN and what there is not are both null."""
+    seeds = data["seeds"]
+
+    def share(task: str, seed: int, value: float | None) -> float | None:
+        there = (0 if fixed else seed) not in without.get(task, ())
+        return float("nan") if value is None and there else value
+
+    return Line(**{
+        **{one.name: data[one.name] for one in fields(Line)},
+        "seeds": tuple(seeds),
+        "figures": {task: list(_nan(dict(enumerate(own))).values()) for task, own in data["figures"].items()},
+        "shares": {t: [share(t, s, v) for s, v in zip(seeds, own, strict=True)] for t, own in data["shares"].items()},
+    })  # fmt: skip
+
+
+def _nan(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The same with NaN for None."""
+    return {name: float("nan") if value is None else value for name, value in values.items()}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -11,14 +11,19 @@ from modelwright.evaluate import metric
 
 if TYPE_CHECKING:
     from modelwright.suites._leaderboard import Leaderboard, Line
+    from modelwright.suites._order import Comparison
+
+#: Stands where there is no figure.
+NONE = "-"
 
 
-def page(board: Leaderboard, heading: str = "#") -> str:
+def page(board: Leaderboard, heading: str = "#", *, chosen: bool = True) -> str:
     """The tables of one suite.
 
     Args:
         board: The leaderboard.
         heading: The signs before its title.
+        chosen: Whether there is a table of the parameters that were chosen.
     """
     from modelwright.suites._leaderboard import GROUPS
 
@@ -29,9 +34,9 @@ def page(board: Leaderboard, heading: str = "#") -> str:
     same = len(set(board.metrics.values())) == 1
     tasks = [task if same else f"{task}: {_metric(name)}" for task, name in board.metrics.items()]
     head = ["system", *tasks, *(["mean"] if same else [])]
-    table = _table([*head, "of experts", "merge s", "merge memory", "weights"], rows)
-    parts = [f"{heading} {board.suite}", conditions(board), table]
-    parts += [_chosen(board, heading), _order(board, heading)]
+    table = _table([*head, "of experts", "n", "merge s", "merge memory", "weights"], rows)
+    parts = [f"{heading} {board.suite}", conditions(board), table, " ".join(remarks(board))]
+    parts += [_chosen(board, heading) if chosen else "", _order(board, heading)]
     if board.left_out:
         parts.append(f"{heading}# Left out\n\n" + "\n".join(f"- {line}" for line in left_out(board)))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -43,11 +48,32 @@ def conditions(board: Leaderboard) -> str:
     said, metrics = board.conditions, set(board.metrics.values())
     judged = f" Figures are {_metric(metrics.pop())} on test." if len(metrics) == 1 else " Figures are of test."
     return (
-        f"{seeds} seed{'s' * (seeds != 1)}, {said['semantics']} semantics. Hyper-parameters were chosen on up to "
+        f"{_counted(seeds, 'seed')}, {said['semantics']} semantics. Hyper-parameters were chosen on up to "
         f"{said['validation']} validation items a task, with at most {said['budget']} evaluations a method.{judged} "
         "Of experts: the mean over tasks of the figure as a share of the expert's, ± its standard deviation over "
-        "seeds. Merge s and merge memory are of one merge; weights are those that are kept to answer."
+        "n seeds. Merge s and merge memory are of one merge; weights are those that are kept to answer."
     )
+
+
+def remarks(board: Leaderboard) -> list[str]:
+    """What a reader has to know of single lines and tasks."""
+    found = [
+        f"{task}: its expert has no figure above 0 (seed {', '.join(map(str, seeds))}), so there is no share of it, and "
+        "*of experts* leaves the task out there."
+        for task, seeds in board.without.items()
+    ]
+    odd = [line.label for line in board.lines if not np.isfinite(line.share.mean())]
+    if odd:
+        found.append(f"{', '.join(odd)}: there is no share of what the experts reach.")
+    if board.fixed:
+        found.append(
+            "The models are the same for all seeds: what draws no noise would come to the same each time and was made once."
+        )
+    return found
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _metric(name: str) -> str:
@@ -62,19 +88,23 @@ def _row(board: Leaderboard, line: Line) -> list[str]:
     cells += [figure(np.mean(line.figures[task]), board.metrics[task]) for task in board.metrics]
     if len(set(board.metrics.values())) == 1:
         cells.append(figure(line.raw.mean(), next(iter(board.metrics.values()))))
-    memory = _bytes(line.peak_bytes)
-    return [*cells, share_text(line.share), seconds_text(line.merge_seconds), memory, _bytes(line.nbytes)]
+    cells += [share_text(line.share), str(len(line.seeds)), seconds_text(line.merge_seconds)]
+    return [*cells, _bytes(line.peak_bytes), _bytes(line.nbytes)]
 
 
 def figure(value: Any, name: str) -> str:
-    """A figure with its digits: shares in per cent."""
+    """A figure with its digits, shares in per cent; a dash where it is no number."""
+    if not np.isfinite(value):
+        return NONE
     return f"{100 * value:.1f}" if metric(name).bounded else f"{value:.3f}"
 
 
 def share_text(shares: np.ndarray) -> str:
-    """`93.1 ± 0.4 %`."""
+    """`93.1 ± 0.4 %`; a dash where there is no share."""
     from modelwright.suites._leaderboard import spread
 
+    if not np.isfinite(shares.mean()):
+        return NONE
     off = spread(shares)
     return f"{100 * shares.mean():.1f}{'' if off is None else f' ± {100 * off:.1f}'} %"
 
@@ -116,7 +146,7 @@ def _order(board: Leaderboard, heading: str) -> str:
     rows = [
         [
             f"`{pair.better}` > `{pair.worse}`",
-            f"{100 * pair.difference:+.1f} [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}]", pair.verdict,
+            _difference(pair), verdict(pair),
         ]
         for pair in board.order
     ]  # fmt: skip
@@ -125,6 +155,17 @@ def _order(board: Leaderboard, heading: str) -> str:
         "that are resampled in pairs:"
     )
     return f"{heading}# The expected order\n\n{text}\n\n" + _table(["expected", "difference", "found"], rows)
+
+
+def _difference(pair: Comparison) -> str:
+    if not np.isfinite(pair.low):
+        return NONE
+    return f"{100 * pair.difference:+.1f} [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}]"
+
+
+def verdict(pair: Comparison) -> str:
+    """With how many resamples tell nothing."""
+    return f"{pair.verdict} ({pair.undefined} resamples have no shares)" if pair.undefined else pair.verdict
 
 
 def left_out(board: Leaderboard) -> list[str]:

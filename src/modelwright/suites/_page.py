@@ -9,7 +9,17 @@ import numpy as np
 
 from modelwright import report
 from modelwright.evaluate import metric
-from modelwright.suites._markdown import conditions, figure, left_out, parameters_text, seconds_text, share_text
+from modelwright.suites._markdown import (
+    NONE,
+    conditions,
+    figure,
+    left_out,
+    parameters_text,
+    remarks,
+    seconds_text,
+    share_text,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from modelwright.suites._leaderboard import Leaderboard, Line
@@ -23,11 +33,14 @@ def html_page(board: Leaderboard) -> str:
     """
     sections = [
         report.section(
-            "What came out", report.answer(_sentence(board)), _forest(board), report.note(conditions(board))
+            "What came out",
+            report.answer(_sentence(board)),
+            *([_forest(board)] if _shown(board) else []),
+            report.note(" ".join([conditions(board), *remarks(board)]).replace("*", "")),
         ),
         report.section("By task", _table(board)),
     ]
-    costs = [line for line in board.lines if line.merge_seconds is not None]
+    costs = [line for line in _shown(board) if line.merge_seconds is not None]
     if len(costs) > 1:
         sections.append(report.section("What it costs", _tradeoff(costs)))
     sections += _order(board) + _chosen(board)
@@ -39,11 +52,12 @@ def html_page(board: Leaderboard) -> str:
 def _sentence(board: Leaderboard) -> str:
     """The best merge beside what it has to be compared with."""
     merged = [line for line in board.lines if line.group in ("data-free", "data-driven")]
+    merged = [line for line in merged if np.isfinite(line.share.mean())]
+    if not merged:
+        return "No merge has a share of what the experts reach."
     best = max(merged, key=lambda line: line.share.mean())
-    others = [f"{_TOLD[line.label]} {share_text(line.share)}" for line in board.lines if line.label in _TOLD]
-    return (
-        f"The best merge is {best.label} with {share_text(best.share)} of what the experts reach; {', '.join(others)}."
-    )
+    others = [f"; {_TOLD[line.label]} {share_text(line.share)}" for line in board.lines if line.label in _TOLD]
+    return f"The best merge is {best.label} with {share_text(best.share)} of what the experts reach{''.join(others)}."
 
 
 _TOLD = {
@@ -51,6 +65,11 @@ _TOLD = {
     "linear": "the plain average",
     "ensemble": "asking all experts",
 }
+
+
+def _shown(board: Leaderboard) -> list[Line]:
+    """The lines that have a place in a figure."""
+    return [line for line in board.lines if np.isfinite(line.share.mean())]
 
 
 def _forest(board: Leaderboard) -> report.Html:
@@ -61,7 +80,7 @@ def _forest(board: Leaderboard) -> report.Html:
         return report.Estimate(line.label, mean, mean - off, mean + off, GROUPS[line.group])
 
     return report.forest(
-        [estimate(line) for line in board.lines], label="Share of what the experts reach, by system",
+        [estimate(line) for line in _shown(board)], label="Share of what the experts reach, by system",
         xlabel="per cent of the experts, mean over tasks ± standard deviation over seeds", at=100, at_label="experts",
     )  # fmt: skip
 
@@ -70,8 +89,9 @@ def _table(board: Leaderboard) -> report.Html:
     from modelwright.suites._leaderboard import GROUPS
 
     def cell(line: Line, task: str) -> report.Cell:
-        share = float(np.mean(line.shares[task]))
-        return report.Cell(figure(np.mean(line.figures[task]), board.metrics[task]), tint=min(max(share, 0.0), 1.0))
+        share = float(np.mean([np.nan if share is None else share for share in line.shares[task]]))
+        tint = min(max(share, 0.0), 1.0) if np.isfinite(share) else None
+        return report.Cell(figure(np.mean(line.figures[task]), board.metrics[task]), tint=tint)
 
     rows: list[report.Row | report.Group] = []
     for group, title in GROUPS.items():
@@ -79,10 +99,10 @@ def _table(board: Leaderboard) -> report.Html:
         rows += [report.Group(title)] * bool(lines)
         for line in lines:
             cells = [*(cell(line, task) for task in board.metrics), share_text(line.share)]
-            rows.append(report.Row(line.label, [*cells, seconds_text(line.merge_seconds)]))
+            rows.append(report.Row(line.label, [*cells, str(len(line.seeds)), seconds_text(line.merge_seconds)]))
     same = len(set(board.metrics.values())) == 1
     tasks = [task if same else f"{task} ({metric(n).name.replace('_', ' ')})" for task, n in board.metrics.items()]
-    return report.table(["system", *tasks, "of experts", "merge s"], rows, label="Figures by system and task")
+    return report.table(["system", *tasks, "of experts", "n", "merge s"], rows, label="Figures by system and task")
 
 
 def _tradeoff(lines: Sequence[Line]) -> report.Html:
@@ -106,8 +126,10 @@ def _order(board: Leaderboard) -> list[report.Html]:
         return []
     rows: list[report.Row] = []
     for pair in board.order:
-        interval = report.interval(100 * pair.low, 100 * pair.high)
-        cells = [report.signed(100 * pair.difference), interval, report.Cell(pair.verdict, words=True)]
+        known = np.isfinite(pair.low)
+        interval = report.interval(100 * pair.low, 100 * pair.high) if known else NONE
+        difference = report.signed(100 * pair.difference) if known else NONE
+        cells = [difference, interval, report.Cell(verdict(pair), words=True)]
         rows.append(report.Row(f"{pair.better} > {pair.worse}", cells))
     table = report.table(["expected", "points", "95 % interval", "found"], rows, label="The expected order")
     return [report.section("The order that the literature leads to expect", table)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from modelwright.evaluate._predictor import needs
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def shares_plot(board: Leaderboard) -> str:
     """
     figure_module = needs("matplotlib.figure", "a plot", "report")
     rc_context = needs("matplotlib", "a plot", "report").rc_context
-    lines = list(reversed(board.lines))
+    lines = [line for line in reversed(board.lines) if np.isfinite(line.share.mean())]
     with rc_context({"svg.hashsalt": "modelwright", "svg.fonttype": "none"}):
         figure = figure_module.Figure(figsize=(7, 0.6 + 0.28 * len(lines)), layout="constrained")
         axes = figure.add_subplot()

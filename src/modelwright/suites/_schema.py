@@ -147,7 +147,7 @@ class Corpus(Said):
     text: Name | None = None
     rows: Name | None = None
     fields: list[str] = []
-    most: Count | None = Field(None, description="Most bytes that are taken, from the start.")
+    most: Count | None = Field(None, description="Most characters that are taken, from the start.")
 
 
 class TextFile(SuiteFile):

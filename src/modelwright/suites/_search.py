@@ -20,7 +20,7 @@ def candidates(method: Method, semantics: str, budget: int) -> list[dict[str, An
 
     First come the values that the semantics give, then those of the paper where they differ, then points of the
     Halton sequence over the spans that the record names. Parameters that each model has its own of get one value for
-    all. A method without such parameters is tried once.
+    all. A method without such parameters is tried once, and one whose record says `tries` no more often than that.
 
     Args:
         method: Its record says what is worth searching: `Method.spans`.
@@ -35,7 +35,7 @@ def candidates(method: Method, semantics: str, budget: int) -> list[dict[str, An
     """
     if budget < 1:
         raise InputError(f"budget must be at least 1 evaluation a method, got {budget}")
-    spans = method.spans
+    budget, spans = min(budget, method.tries or budget), method.spans
     defaults, preset = method.defaults(semantics), method.presets.get("paper", {})
     start = {name: defaults.get(name, span.at(0.5)) for name, span in spans.items()}
     found = [start, {name: preset.get(name, value) for name, value in start.items()}]
@@ -55,7 +55,7 @@ class Trial:
     Attributes:
         parameters: By their names in recipes.
         objective: Mean over tasks of the figure on `validation`, as a share of the expert's; None where it failed.
-        figures: The figure on `validation` by task.
+        figures: The figure on `validation` by task; NaN, or None where it was read from a file, where it is no number.
         merge_seconds: Time to merge.
         seconds: Time of merging and evaluating.
         reason: Why it failed.
@@ -63,10 +63,15 @@ class Trial:
 
     parameters: Mapping[str, Any]
     objective: float | None = None
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float | None] = field(default_factory=dict)
     merge_seconds: float = 0.0
     seconds: float = 0.0
     reason: str = ""
+
+    @property
+    def judged(self) -> bool:
+        """Whether it came to an objective: a number, and not NaN, which would win or lose any comparison."""
+        return self.objective is not None and bool(np.isfinite(self.objective))
 
 
 def search(
@@ -80,7 +85,7 @@ def search(
     Args:
         sets: As `candidates` gives them.
         attempt: Merges and judges.
-        done: Trials of an earlier run.
+        done: Trials of an earlier run; those that failed are tried again.
         keep: Told of every new trial.
 
     Returns:
@@ -88,7 +93,7 @@ def search(
     """
     trials: list[Trial] = []
     for parameters in sets:
-        known = [trial for trial in done if dict(trial.parameters) == dict(parameters)]
+        known = [trial for trial in done if trial.judged and dict(trial.parameters) == dict(parameters)]
         trials.append(known[0] if known else attempt(parameters))
         if not known:
             keep(trials[-1])
@@ -101,7 +106,7 @@ def best(trials: Sequence[Trial]) -> Trial:
     Raises:
         RunError: All have failed; the first one's reason.
     """
-    judged = [trial for trial in trials if trial.objective is not None]
+    judged = [trial for trial in trials if trial.judged]
     if not judged:
         raise RunError(trials[0].reason)
     return max(judged, key=lambda trial: trial.objective or 0.0)
@@ -116,19 +121,19 @@ def relative(figures: Any, references: Any, metric: Metric) -> np.ndarray:
         metric: Of both.
 
     Returns:
-        float64 of that shape.
-
-    Raises:
-        InputError: There is no such share, because what would be divided by is not positive.
+        float64 of that shape; NaN where there is no such share: of an expert without one (`has_shares`), or where a figure
+        that would be divided by is not above 0.
     """
     figures, references = np.asarray(figures, np.float64), np.asarray(references, np.float64)
     above, below = (figures, references) if metric.higher_is_better else (references, figures)
-    if not (below > 0).all():
-        raise InputError(
-            f"{metric.name}: {figures.flat[0]:.4g} cannot be told as a share of the expert's {references.flat[0]:.4g}",
-            "Take a metric that is above 0, such as accuracy, log_loss or perplexity.",
-        )
-    return above / below
+    known = has_shares(references) & has_shares(below)
+    return np.divide(above, below, out=np.full(known.shape, np.nan), where=known)
+
+
+def has_shares(references: Any) -> np.ndarray:
+    """Whether there are shares of these figures of experts: of 0, of less, and of what is no number, there are none."""
+    references = np.asarray(references, np.float64)
+    return np.isfinite(references) & (np.nan_to_num(references) > 0)
 
 
 class Judge:
@@ -163,12 +168,29 @@ class Judge:
         return self._figures(system, list(self._tasks.values()))
 
     def objective(self, figures: Mapping[str, float]) -> float:
-        """Mean over tasks of the figures as shares of the experts'."""
-        shares = [relative(figures[n], self.references[n], task.metric) for n, task in self._tasks.items()]
-        return float(np.mean(shares))
+        """Mean over tasks of the figures as shares of the experts'. Tasks whose expert has no figure above 0 do not count.
+
+        Raises:
+            RunError: There is no such share of any expert, or of the system's figure on a task.
+        """
+        counted = {name: task for name, task in self._tasks.items() if has_shares(self.references[name])}
+        if not counted:
+            raise RunError(
+                f"no expert's figure on validation is above 0, so nothing is a share of it: {_listed(self.references)}. "
+                "Take a metric that is above 0, such as accuracy, log_loss or perplexity"
+            )
+        shares = {n: float(relative(figures[n], self.references[n], task.metric)) for n, task in counted.items()}
+        odd = {name: figures[name] for name, share in shares.items() if not np.isfinite(share)}
+        if odd:
+            raise RunError(f"the figure on validation is no share of the expert's: {_listed(odd)}")
+        return float(np.mean(list(shares.values())))
 
     def _figures(self, system: Predictor, tasks: Sequence[Task]) -> dict[str, float]:
         return {part.head.task: part.figure for part in run([system], tasks, None, self._plan)}
+
+
+def _listed(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {figure:.4g}" for name, figure in figures.items())
 
 
 def _thinned(task: Task, most: int | None) -> Task:

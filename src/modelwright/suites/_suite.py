@@ -12,7 +12,7 @@ from modelwright.errors import InputError, did_you_mean
 from modelwright.evaluate._predictor import needs
 from modelwright.recipe import Lines
 from modelwright.recipe._yaml import load
-from modelwright.suites._cache import Cache
+from modelwright.suites._cache import Cache, key_of
 from modelwright.suites._family import Family
 from modelwright.suites._schema import SuiteFile, parse
 
@@ -56,6 +56,15 @@ class Suite:
     def tasks(self) -> tuple[str, ...]:
         """The names of its tasks."""
         return tuple(self.file.task_names)
+
+    def fingerprint(self, budget: str = "full") -> str:
+        """A hash of all that its file says of models and tasks; titles, and where copies of them lie, do not count.
+
+        Args:
+            budget: `full` or `smoke`.
+        """
+        file = self.file if budget == "full" else self.small
+        return key_of(file.model_dump(mode="json", exclude={"title", "about", "root"}))
 
     def family(
         self, seed: int = 0, *, cache: str | Path | None = None, device: str = "cpu", budget: str = "full"

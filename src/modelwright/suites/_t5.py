@@ -24,8 +24,9 @@ from modelwright.evaluate import (
     metric,
 )
 from modelwright.evaluate._predictor import needs
+from modelwright.suites._cache import key_of
 from modelwright.suites._family import Family
-from modelwright.suites._hub import folder_of, published_model, published_splits
+from modelwright.suites._hub import files_hash, folder_of, published_model, published_splits
 from modelwright.suites._schema import T5File, T5Task
 from modelwright.tensors import Array
 
@@ -98,6 +99,11 @@ class T5Family(Family):
     whole: Checkpoint
     max_tokens: int
 
+    @property
+    def fingerprint(self) -> str:
+        """Of tokenizer and configuration, and of how much is read and written."""
+        return key_of({"files": files_hash(folder_of(self.whole)), "read": _READ, "written": self.max_tokens})
+
     def system(self, weights: Checkpoint, label: str, *, device: str = "cpu") -> Predictor:
         """A model with these weights."""
         import transformers
@@ -110,7 +116,8 @@ class T5Family(Family):
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         return T5Predictor(
             label, module=module, tokenizer=tokenizer, device=device, max_tokens=self.max_tokens,
-            fingerprint=content_hash(weights), size=Size(sum(ref.size for ref in weights.values()), weights.nbytes),
+            fingerprint=key_of({"body": content_hash(weights), "beside": self.fingerprint}),
+            size=Size(sum(ref.size for ref in weights.values()), weights.nbytes),
         )  # fmt: skip
 
 
@@ -123,7 +130,7 @@ def t5_family(file: T5File, seed: int) -> T5Family:
     return T5Family(
         name=file.name, seed=seed, base=_once(whole), experts={name: experts[name] for name in file.tasks},
         multitask=None, tasks={name: _task(name, said, file) for name, said in file.tasks.items()}, seconds={},
-        whole=whole, max_tokens=file.max_tokens,
+        fixed=True, whole=whole, max_tokens=file.max_tokens,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError
 from modelwright.evaluate import SPLITS, CausalPredictor, Choice, Items, Perplexity, Predictor, Splits, Task, metric
 from modelwright.evaluate._predictor import needs
-from modelwright.suites._cache import Cache, Kept, Trained, code_of, data_of, side_by_side
+from modelwright.suites._cache import Cache, Kept, Trained, code_of, data_of, key_of, side_by_side
 from modelwright.suites._family import Family
 from modelwright.suites._packs import rows, text
 from modelwright.suites._schema import Corpus, TextFile, Tuning
@@ -41,6 +41,11 @@ class TextFamily(Family):
 
     network: Mapping[str, Any]
     tokenizer: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the network's configuration and the tokenizer."""
+        return key_of({"network": dict(self.network), "tokenizer": self.tokenizer.backend_tokenizer.to_str()})
 
     def system(self, weights: Checkpoint, label: str, *, device: str = "cpu") -> Predictor:
         """A language model with these weights; there are no heads."""

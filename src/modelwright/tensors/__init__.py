@@ -9,7 +9,13 @@ from modelwright.tensors._arrays import (
     to_numpy as to_numpy,
     widen as widen,
 )
-from modelwright.tensors._dtypes import DTYPES as DTYPES, DType as DType, dtype as dtype, promote as promote
+from modelwright.tensors._dtypes import (
+    DTYPES as DTYPES,
+    OUTPUT_NAMES as OUTPUT_NAMES,
+    DType as DType,
+    dtype as dtype,
+    promote as promote,
+)
 from modelwright.tensors._geometry import (
     absolute_sum as absolute_sum,
     dot as dot,
@@ -18,9 +24,16 @@ from modelwright.tensors._geometry import (
     row_dot as row_dot,
     row_norm as row_norm,
 )
+from modelwright.tensors._lowrank import as_matrix as as_matrix, polar as polar, singular as singular
 from modelwright.tensors._noise import NoiseKey as NoiseKey, uniform as uniform
 from modelwright.tensors._order import (
     descending_ranks as descending_ranks,
     keep_above as keep_above,
     keep_ranks as keep_ranks,
+)
+from modelwright.tensors._spectrum import (
+    EXACT as EXACT,
+    Spectrum as Spectrum,
+    leading_factors as leading_factors,
+    spectrum as spectrum,
 )

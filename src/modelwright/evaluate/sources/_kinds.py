@@ -24,11 +24,11 @@ class Kind:
 
     Attributes:
         settings: Which keys its task files have: a strict pydantic model.
-        build: The task, from those and the folder that relative paths start from.
+        build: The task, or several, from those and the folder that relative paths start from.
     """
 
     settings: type[Settings]
-    build: Callable[[Any, Path], Task]
+    build: Callable[[Any, Path], Task | list[Task]]
 
 
 def _classification(settings: DataSettings, folder: Path) -> Task:

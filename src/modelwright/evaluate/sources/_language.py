@@ -13,13 +13,13 @@ import numpy as np
 from pydantic import Field
 
 from modelwright.errors import InputError, did_you_mean
-from modelwright.evaluate._items import Items, Split, Splits, drawing_key
+from modelwright.evaluate._items import Items, Split, Splits, drawing_key, plain
 from modelwright.evaluate._language import Choice, Generation, Normalisation, Perplexity, Question, passages
 from modelwright.evaluate._lm_eval import lm_eval_tasks
 from modelwright.evaluate._metrics import metric
 from modelwright.evaluate._named import function as named_function
 from modelwright.evaluate._predictor import Rolling, Sampling, needs
-from modelwright.evaluate._task import Task, plain
+from modelwright.evaluate._task import Task
 from modelwright.evaluate.sources._data import data_of
 from modelwright.evaluate.sources._rows import Rows, divide, own_splits
 from modelwright.evaluate.sources._settings import Names, Part, Settings
@@ -295,7 +295,7 @@ def _with_shots(
             inputs.append(put("".join(shown(examples, j) + settings.separator for j in mine), value))
         return replace(items, inputs=inputs)
 
-    return Splits({name: (lambda name=name: loaded(name)) for name in splits})
+    return Splits({name: (lambda name=name: loaded(name)) for name in splits}, contents=splits.contents)
 
 
 # --- kinds -----------------------------------------------------------------------------------------------------------
@@ -314,7 +314,8 @@ def perplexity(settings: PerplexitySettings, folder: Path) -> Task:
         data = data_of(settings.data, folder, settings.split)
         text = Template(settings.text, "text")
         rows, _ = _splits(settings, data, lambda table: (found := text.rendered(table), found))
-        splits = Splits({name: _loader(settings, _documents(rows, name)) for name in rows})
+        loaders = {name: _loader(settings, _documents(rows, name)) for name in rows}
+        splits = Splits(loaders, contents=rows.contents)
     return Perplexity(
         name=settings.name or "text", splits=splits, metric=metric(settings.metric or "perplexity"), rolling=rolling
     )
@@ -461,15 +462,14 @@ def _from_here(name: str | None, folder: Path) -> str | None:
     return f"{(folder / module).resolve()}:{attribute}" if module.endswith(".py") else name
 
 
-def harness(settings: HarnessSettings, folder: Path) -> Task:
-    """One task of lm-evaluation-harness."""
+def harness(settings: HarnessSettings, folder: Path) -> list[Task]:
+    """A task of lm-evaluation-harness, or all of a group."""
     if not isinstance(settings.data, str):
         raise InputError("data must be the name of a task of lm-evaluation-harness")
-    found = lm_eval_tasks(
+    return list(lm_eval_tasks(
         settings.data, include=None if settings.include is None else folder / settings.include, metric=settings.metric,
         filter=settings.filter, shots=settings.shots,
-    )  # fmt: skip
-    return only(found, settings.data)
+    ))  # fmt: skip
 
 
 def only(tasks: Iterable[Task], name: str) -> Task:
@@ -481,7 +481,5 @@ def only(tasks: Iterable[Task], name: str) -> Task:
     found = list(tasks)
     if len(found) != 1:
         names = ", ".join(task.name for task in found[:5])
-        raise InputError(
-            f"'{name}' is {len(found)} tasks: {names} ..", "Name one of them, or several with --task each."
-        )
+        raise InputError(f"'{name}' is {len(found)} tasks: {names} ..", "Name one of them; `evaluate.tasks` gives all.")
     return found[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,7 @@ import numpy as np
 import xxhash
 
 from modelwright.errors import InputError, did_you_mean, listing
-from modelwright.evaluate._items import Items, Splits, drawing_key
-from modelwright.evaluate._task import content, plain
+from modelwright.evaluate._items import Items, Splits, content, contents_of, drawing_key, plain
 from modelwright.evaluate.sources._preprocessing import preprocessed
 from modelwright.evaluate.sources._settings import Columns, DataSettings
 from modelwright.evaluate.sources._table import ALIASES, Data, Table
@@ -313,7 +313,13 @@ def divide(
     for of in dict.fromkeys(share.of for share in shares.values()):
         wanted = {name: said.share for name, said in shares.items() if said.of == of and said.share is not None}
         places |= _shared(rows[of], targets[of], wanted, settings, classes)
-    return Splits({ours: _loader(rows[name], places[ours], targets[name], settings) for ours, name in own.items()})
+    contents = {ours: _contents(rows[name], places[ours], targets[name]) for ours, name in own.items()}
+    loaders = {ours: _loader(rows[name], places[ours], targets[name], settings) for ours, name in own.items()}
+    return Splits(loaders, contents=contents if len(contents) > 1 else None)
+
+
+def _contents(rows: Rows, places: list[int], targets: np.ndarray) -> Counter[int]:
+    return contents_of([rows.inputs[i] for i in places], targets[places])
 
 
 def _loader(rows: Rows, places: list[int], targets: np.ndarray, settings: DataSettings) -> Callable[[], Items]:

@@ -165,6 +165,9 @@ def read_csv(path: Path, split: str | None) -> Data:
 
 def _check_header(header: list[str], path: Path) -> None:
     wrong = [name for name, count in Counter(header).items() if count > 1 or not name.strip()]
+    if len(header) == 1 and (found := [sign for sign in ";\t|" if sign in header[0]]):
+        mend = "Save it with commas; cells that hold some in quotation marks."
+        raise InputError(f"cells seem to be separated by {found[0]!r}, and must be by commas", mend, f"{path}:1")
     if wrong:
         what = f"the column '{wrong[0]}' stands twice" if wrong[0].strip() else "a column has no name"
         raise InputError(what, "The first line holds the names of the columns.", f"{path}:1")

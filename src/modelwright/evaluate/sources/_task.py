@@ -13,7 +13,7 @@ from modelwright.errors import InputError, did_you_mean
 from modelwright.evaluate._named import called, is_named
 from modelwright.evaluate._task import Task
 from modelwright.evaluate.sources._kinds import KINDS
-from modelwright.evaluate.sources._language import TEXTS
+from modelwright.evaluate.sources._language import TEXTS, only
 from modelwright.evaluate.sources._settings import instead
 from modelwright.recipe import Lines, load as read_yaml, problems
 
@@ -23,8 +23,8 @@ def task(reference: Any, **options: Any) -> Task:
 
     Args:
         reference: A task file (`.yml`); data: `.npz`, `.csv`, `.jsonl` (both also `.gz`), a folder of images, a folder
-            of a `datasets` data set; a text (`.txt`), for perplexity; `lm-eval:NAME`, a task of lm-evaluation-harness; `module:function` or `file.py:function`, which returns a `Task` or data; a
-            `datasets` data set, `Items`, `(inputs, targets)`, or a mapping of these by split; or a `Task`.
+            of a `datasets` data set; a text (`.txt`), for perplexity; `lm-eval:NAME`, a task of lm-evaluation-harness;
+            `module:function` or `file.py:function`, which returns a `Task` or data; a `datasets` data set, `Items`, `(inputs, targets)`, or a mapping of these by split; or a `Task`.
         **options: The keys of a task file, such as `kind`, `metric`, `columns`, `splits`, `preprocessing`; of a task file
             they override what it says.
 
@@ -40,8 +40,21 @@ def task(reference: Any, **options: Any) -> Task:
         >>> numbers.classes, len(numbers.items("test"))
         (('a', 'b'), 3)
     """
+    return only(tasks(reference, **options), str(reference))
+
+
+def tasks(reference: Any, **options: Any) -> list[Task]:
+    """As `task`; of lm-evaluation-harness also a group or a tag, which is several.
+
+    Args:
+        reference: As in `task`.
+        **options: Likewise, for each.
+
+    Raises:
+        InputError: The data cannot be read, or do not fit what is said about them.
+    """
     if isinstance(reference, Task):
-        return _as_it_is(reference, options)
+        return [_as_it_is(reference, options)]
     if not isinstance(reference, str | Path):
         return _built({"data": reference, **options}, Lines(), Path(), "data")
     text = str(reference)
@@ -55,7 +68,7 @@ def task(reference: Any, **options: Any) -> Task:
         made = called(text)
         name = text.rpartition(":")[2].replace(".", "_")
         if isinstance(made, Task):
-            return _as_it_is(made, options)
+            return [_as_it_is(made, options)]
         return _built({"data": made, **options}, Lines(), Path(), name)
     return _built({"data": text, **options}, Lines(), Path(), _stem(text))
 
@@ -73,7 +86,7 @@ def _as_it_is(made: Task, options: Mapping[str, Any]) -> Task:
     return made
 
 
-def _from_file(path: Path, options: Mapping[str, Any]) -> Task:
+def _from_file(path: Path, options: Mapping[str, Any]) -> list[Task]:
     if not path.is_file():
         raise InputError(f"no task file '{path}'", "Check the path.")
     try:
@@ -89,7 +102,7 @@ def _from_file(path: Path, options: Mapping[str, Any]) -> Task:
     return _built({**said, **options}, lines, path.parent, path.stem)
 
 
-def _built(said: Mapping[str, Any], lines: Lines, folder: Path, name: str) -> Task:
+def _built(said: Mapping[str, Any], lines: Lines, folder: Path, name: str) -> list[Task]:
     word = said.get("kind", "classification")
     if word not in KINDS:
         raise InputError(f"no kind of task is called '{word}'", did_you_mean(str(word), KINDS), lines.where(("kind",)))
@@ -101,6 +114,7 @@ def _built(said: Mapping[str, Any], lines: Lines, folder: Path, name: str) -> Ta
     if settings.name is None:
         settings = settings.model_copy(update={"name": name})
     try:
-        return kind.build(settings, folder)
+        made = kind.build(settings, folder)
+        return made if isinstance(made, list) else [made]
     except InputError as error:
         raise InputError([replace(p, where=p.where or lines.file) for p in error.problems]) from None

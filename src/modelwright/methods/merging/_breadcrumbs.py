@@ -10,7 +10,8 @@ from pydantic import Field
 
 from modelwright.errors import InputError
 from modelwright.methods._lowered import Keep, Lowered, Ranks, Shape
-from modelwright.methods._method import PER_MODEL, Method, Span, checked
+from modelwright.methods._method import PER_MODEL, Method, Round, Span, checked
+from modelwright.methods.merging._model_ranks import between, magnitude_edges
 from modelwright.methods.merging._parts import (
     ARITHMETIC_DIFFERS,
     INT8_MASK,
@@ -42,8 +43,9 @@ class BreadcrumbsParams(TaskVectorParams):
         Field(ge=0, lt=1, description="Share of largest entries that is dropped."),
     ] = 0.01
     rescale: bool = Field(False, description="Scale the kept middle back to the task vector's L1 norm.")
-    scope: Literal["row", "tensor"] = Field(
-        "tensor", description="Whether shares are counted over the tensor (the paper) or each row (its code)."
+    scope: Literal["row", "tensor", "model"] = Field(
+        "tensor",
+        description="What shares are counted over: each row (the official code), tensor (the paper) or the model.",
     )
     order: Literal["remove_first", "keep_first"] = Field(
         "remove_first", description="keep_first takes the outliers out of the kept share, leaving density - gamma."
@@ -64,9 +66,10 @@ def breadcrumbs(
     normalize: bool = False,
     lambda_: float = 1.0,
     rescale: bool = False,
-    scope: Literal["row", "tensor"] = "tensor",
+    scope: Literal["row", "tensor", "model"] = "tensor",
     order: Literal["remove_first", "keep_first"] = "remove_first",
     overlap: Literal["clip", "error"] = "clip",
+    facts: Mapping[str, Any] | None = None,
 ) -> Array:
     """Add the middle of each task vector: base + lambda * sum_i w_i m_i (theta_i - base).
 
@@ -81,9 +84,10 @@ def breadcrumbs(
         normalize: Divide the sum by sum_i w_i.
         lambda_: Scale of the merged task vector (the paper's alpha); `lambda` in recipes.
         rescale: Restore the L1 norm of each task vector.
-        scope: `tensor` or `row` (the last axis).
+        scope: `tensor`, `row` (the last axis) or `model`: called directly, the arrays given are the model.
         order: `remove_first`, or `keep_first`: ranks [int(gamma n), int(density n)).
         overlap: `clip` or `error`.
+        facts: What the model-wide rounds found; `mw.merge` passes it.
 
     Returns:
         The merged tensor in the shape and format of the base.
@@ -103,7 +107,7 @@ def breadcrumbs(
     Source:
         Davari and Belilovsky 2023, arXiv:2312.06795, section 3.
     """
-    deltas = _middles(models, base, density, gamma, rescale, scope, order, overlap)
+    deltas = _middles(models, base, density, gamma, rescale, scope, order, overlap, facts or {})
     weights = per_model(weight, len(models))
     return combined(base, deltas, weight=weights, normalize=normalize, lambda_=lambda_)
 
@@ -119,9 +123,10 @@ def breadcrumbs_ties(
     normalize: bool = False,
     lambda_: float = 1.0,
     rescale: bool = False,
-    scope: Literal["row", "tensor"] = "tensor",
+    scope: Literal["row", "tensor", "model"] = "tensor",
     order: Literal["remove_first", "keep_first"] = "remove_first",
     overlap: Literal["clip", "error"] = "clip",
+    facts: Mapping[str, Any] | None = None,
 ) -> Array:
     """Breadcrumbs masks, then sign election by mass and the sum of the entries that agree.
 
@@ -134,9 +139,10 @@ def breadcrumbs_ties(
         normalize: Divide by the weights that agree.
         lambda_: Scale of the merged task vector; `lambda` in recipes.
         rescale: Restore the L1 norm of each task vector.
-        scope: `tensor` or `row` (the last axis).
+        scope: `tensor`, `row` (the last axis) or `model`: called directly, the arrays given are the model.
         order: `remove_first` or `keep_first`.
         overlap: `clip` or `error`.
+        facts: What the model-wide rounds found; `mw.merge` passes it.
 
     Returns:
         The merged tensor in the shape and format of the base.
@@ -150,7 +156,7 @@ def breadcrumbs_ties(
     Source:
         arXiv:2312.06795 with the election of arXiv:2306.01708, a combination of the community's.
     """
-    deltas = _middles(models, base, density, gamma, rescale, scope, order, overlap)
+    deltas = _middles(models, base, density, gamma, rescale, scope, order, overlap, facts or {})
     weights = per_model(weight, len(models))
     return combined(base, deltas, weight=weights, normalize=normalize, lambda_=lambda_, elect="sum")
 
@@ -164,11 +170,16 @@ def _middles(
     scope: str,
     order: str,
     overlap: str,
+    facts: Mapping[str, Any],
 ) -> list[Array]:
     result: list[Array] = []
     pairs = zip(per_model(density, len(models)), per_model(gamma, len(models)), strict=True)
-    for model, (kept, outliers) in zip(models, pairs, strict=True):
+    for i, (model, (kept, outliers)) in enumerate(zip(models, pairs, strict=True)):
         delta = model - base
+        if "edges" in facts:
+            edges = facts["edges"][i]
+            result.append(delta if edges is None else rescaled(delta, between(delta, edges), rescale, max(kept, 1e-9)))
+            continue
         rowwise = scope == "row" and delta.ndim >= 1
         ranks = _ranks(delta.shape[-1] if rowwise else math.prod(delta.shape), kept, outliers, order, overlap)
         if ranks is None:
@@ -195,13 +206,28 @@ def _ranks(n: int, kept: float, outliers: float, order: str, overlap: str) -> Ra
     return Ranks(start, start + count)
 
 
+def _wanted(size: int, p: Mapping[str, Any], model: int) -> tuple[int, int] | None:
+    ranks = _ranks(size, p["density"][model], p["gamma"][model], p["order"], p["overlap"])
+    return None if ranks is None else (ranks.start, ranks.stop)
+
+
+def _rounds(p: Mapping[str, Any]) -> Sequence[Round]:
+    pairs = zip(p["density"], p["gamma"], strict=True) if p["scope"] == "model" else ()
+    if all(_ranks(1000, *pair, p["order"], p["overlap"]) is None for pair in pairs):
+        return ()
+    return magnitude_edges("edges", _wanted, ("scope", "density", "gamma", "order", "overlap"))
+
+
 def _lower(elect: Literal["sum"] | None) -> Callable[[Mapping[str, Any], Shape], Lowered | None]:
     def lower(p: Mapping[str, Any], shape: Shape) -> Lowered | None:
         if p["scope"] == "row":
             return None
         pairs = zip(p["density"], p["gamma"], strict=True)
-        keep: list[Keep] = [_ranks(shape.size, *pair, p["order"], p["overlap"]) for pair in pairs]
-        return lowered(p, keep, rescale=p["rescale"], elect=elect)
+        whole = p["scope"] == "model"
+        size = shape.total if whole else shape.size
+        keep: list[Keep] = [_ranks(size, *pair, p["order"], p["overlap"]) for pair in pairs]
+        whole = whole and any(ranks is not None for ranks in keep)
+        return lowered(p, keep, rescale=p["rescale"], elect=elect, whole_model=whole)
 
     return lower
 
@@ -210,7 +236,8 @@ _DIFFERS = (
     ARITHMETIC_DIFFERS,
     "Counts are int(density n) and int(gamma n) by index, ties going to the lowest index; a tensor with fewer than "
     "1/density entries keeps nothing, as in the official code and mergekit 0.1.5.",
-    "scope: tensor is the paper's definition and mergekit's; the official code masks along the last axis (scope: row).",
+    "scope: tensor is the paper's definition and mergekit's; the official code masks along the last axis (scope: row). "
+    "scope: model is ours: one ranking over all tensors, |tau| being ranked in float32.",
     "Where density + gamma > 1, fewer outliers are dropped as in mergekit; semantics: paper refuses it.",
     "At density 1 gamma has no effect, as in mergekit.",
 )
@@ -233,7 +260,8 @@ BREADCRUMBS = Method(
     base="required",
     models=(1, None),
     laws=_LAWS,
-    scope=lambda p: p["scope"],
+    scope=lambda p: "tensor" if p["scope"] == "model" and not _rounds(p) else p["scope"],
+    rounds=_rounds,
     lower=_lower(None),
     presets=_PAPER,
     ignored={"int8_mask": INT8_MASK},
@@ -251,7 +279,8 @@ BREADCRUMBS_TIES = Method(
     base="required",
     models=(1, None),
     laws=_LAWS,
-    scope=lambda p: p["scope"],
+    scope=lambda p: "tensor" if p["scope"] == "model" and not _rounds(p) else p["scope"],
+    rounds=_rounds,
     lower=_lower("sum"),
     presets=_PAPER,
     ignored={"int8_mask": INT8_MASK},

@@ -16,6 +16,7 @@ from modelwright.tensors.kernels._combine import (
     combine as combine,
     pack_mask as pack_mask,
 )
+from modelwright.tensors.kernels._contrast import contrast as contrast
 from modelwright.tensors.kernels._formats import BF16 as BF16, F16 as F16, F32 as F32, TILE as TILE
 from modelwright.tensors.kernels._jit import uncached as uncached
 from modelwright.tensors.kernels._pack import WIDTH as WIDTH

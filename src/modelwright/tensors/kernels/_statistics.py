@@ -32,7 +32,8 @@ _EIGHT = 8 * LANES
 
 
 @kernel
-def _multiply_up(lanes: Any, a: Any, b: Any) -> None:
+def multiply_up(lanes: Any, a: Any, b: Any) -> None:
+    """Add the products of two tiles to the lanes, element i to lane i mod LANES."""
     n = len(a)
     whole, done = n - n % LANES, n - n % _EIGHT
     for i in range(0, done, _EIGHT):
@@ -86,7 +87,8 @@ def _add_up(lanes: Any, a: Any) -> None:
 
 
 @kernel
-def _joined(lanes: Any) -> Any:
+def joined(lanes: Any) -> Any:
+    """The sum of the lanes, by halves; they are zero afterwards."""
     width = LANES
     while width > 1:
         width //= 2
@@ -140,10 +142,10 @@ def gram(
             i, j = pairs[p, 0], pairs[p, 1]
             a = tiles[i if i < count else count + 3][:size]
             b = tiles[j if j < count else count + 3][:size]
-            _multiply_up(lanes[p], a, b)
+            multiply_up(lanes[p], a, b)
         if (at + size) % BLOCK == 0 or at + size == n:
             for p in range(len(pairs)):
-                sums[p, at // BLOCK] = _joined(lanes[p])
+                sums[p, at // BLOCK] = joined(lanes[p])
     return found
 
 
@@ -181,12 +183,12 @@ def lengths(
                 if side == 1:
                     apply_keep(i, at, keep, x)
                 if squared:
-                    _multiply_up(lanes[2 * i + side], x, x)
+                    multiply_up(lanes[2 * i + side], x, x)
                 else:
                     _add_up(lanes[2 * i + side], x)
         if (at + size) % BLOCK == 0 or at + size == n:
             for p in range(2 * count):
-                sums[p, at // BLOCK] = _joined(lanes[p])
+                sums[p, at // BLOCK] = joined(lanes[p])
     return found
 
 

@@ -1,0 +1,140 @@
+"""What a model was made from: the manifests of merges, followed as far as there are any."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelwright.architectures import is_list, is_table, is_text
+from modelwright.checkpoint import MANIFEST, read_json
+from modelwright.errors import InputError
+
+#: Merges of merges that are followed; beyond it is no lineage but a loop or a joke.
+_MOST_DEPTH = 20
+_FRONT_MATTER = 1 << 16
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A model in a lineage.
+
+    Attributes:
+        model: What its child called it; of the root its label.
+        how: How it was made: the method of its manifest; `stated` where a model card alone names the parents; empty
+            where nothing is known.
+        parameters: Of that method, as they came to be.
+        hash: xxh3-128 of what was read of it, by the child's manifest; empty where there is none.
+        parents: What it was made from.
+        note: Why it is not followed further, where that is not simply its origin.
+    """
+
+    model: str
+    how: str = ""
+    parameters: Mapping[str, Any] | None = None
+    hash: str = ""
+    parents: tuple[Ancestor, ...] = ()
+    note: str = ""
+
+    def lines(self) -> Iterator[str]:
+        """The tree as text, a line for each model."""
+        yield self._line()
+        for i, parent in enumerate(self.parents):
+            last = i == len(self.parents) - 1
+            for j, line in enumerate(parent.lines()):
+                yield f"{('└─ ' if last else '├─ ') if j == 0 else ('   ' if last else '│  ')}{line}"
+
+    def _line(self) -> str:
+        settings = ", ".join(f"{name}={_shown(value)}" for name, value in (self.parameters or {}).items())
+        how = f"  {self.how}" + (f" ({settings})" if settings else "") if self.how else ""
+        return self.model + how + (f"  [{self.note}]" if self.note else "")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "varies"
+    if isinstance(value, list):
+        return "[" + ", ".join(_shown(entry) for entry in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def lineage(label: str, path: Path | None, url: str | None = None) -> Ancestor:
+    """The tree of what a model was made from.
+
+    Args:
+        label: What to call it.
+        path: Its folder; None for a model in memory.
+        url: Where it is, if it is not here: parents by relative paths are not looked for then.
+    """
+    return _ancestor(label, path, "", (), here=url is None)
+
+
+def _ancestor(label: str, path: Path | None, digest: str, above: tuple[Path, ...], *, here: bool = True) -> Ancestor:
+    if path is None or not path.is_dir():
+        return Ancestor(label, hash=digest)
+    place = path.resolve()
+    if place in above or len(above) >= _MOST_DEPTH:
+        return Ancestor(label, hash=digest, note="already above" if place in above else "not followed further")
+    manifest = manifest_of(path)
+    if manifest is None:
+        stated = tuple(_stated(path))
+        return Ancestor(label, how="stated" if stated else "", hash=digest, parents=stated)
+    run, inputs = manifest.get("run"), manifest.get("inputs")
+    start = Path(str(run.get("folder", ""))) if is_table(run) else Path()
+    parents: list[Ancestor] = []
+    for entry in inputs if is_list(inputs) else []:
+        if not is_table(entry) or not is_text(entry.get("model")):
+            continue
+        name = str(entry["model"])
+        found = _place(name, start, path) if here else None
+        parents.append(_ancestor(name, found, str(entry.get("xxh3_128", "")), (*above, place)))
+    parameters = manifest.get("parameters")
+    return Ancestor(
+        label, how=str(manifest.get("method", "")), parameters=parameters if is_table(parameters) else None, hash=digest,
+        parents=tuple(parents),
+    )  # fmt: skip
+
+
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder that this library made; None where there is none, or it cannot be read."""
+    try:
+        found = read_json(folder / MANIFEST)
+    except InputError:
+        return None
+    return found if found is not None and is_table(found.get("made_by")) and "modelwright" in found["made_by"] else None
+
+
+def _place(name: str, start: Path, child: Path) -> Path | None:
+    """The folder of a parent; of a step, whose name is no path, the one beside its child that is kept under its name."""
+    for candidate in (start / Path(name.partition("+")[0]).expanduser(), Path(name.partition("+")[0])):
+        if candidate.is_dir():
+            return candidate
+    steps = child.with_name(f"{child.name}.steps")
+    kept = sorted(steps.glob(f"{name}-*")) if re.fullmatch(r"\w[\w.-]*", name) and steps.is_dir() else []
+    return kept[0] if len(kept) == 1 else None
+
+
+def _stated(folder: Path) -> Sequence[Ancestor]:
+    """The parents that a model card names, as the Hub reads it."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return []
+    said = front_matter(card).get("base_model")
+    names = [said] if is_text(said) else said if is_list(said) else []
+    return [Ancestor(str(name)) for name in names if is_text(name)]
+
+
+def front_matter(card: Path) -> dict[str, Any]:
+    """The YAML at the start of a model card; empty where there is none that can be read."""
+    import yaml
+
+    with card.open(encoding="utf-8", errors="replace") as file:
+        start = file.read(_FRONT_MATTER)
+    match = re.match(r"^---[ \t]*\n(.*?)\n---", start, re.DOTALL)
+    try:
+        found: Any = yaml.safe_load(match[1]) if match else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return found if is_table(found) else {}
