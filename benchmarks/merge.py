@@ -62,6 +62,7 @@ METHODS = {
     "ties_model": Recipe("ties", {"weight": 1.0, "density": 0.3, "scope": "model"}, peer=False),
     "dare_linear": Recipe("dare_linear", {"weight": 0.3, "density": 0.5}),
     "dare_ties": Recipe("dare_ties", {"weight": 0.3, "density": 0.5}),
+    "della": Recipe("della", {"weight": 0.3, "density": 0.5}),
     "breadcrumbs": Recipe("breadcrumbs", {"weight": 0.3, "density": 0.5, "gamma": 0.01}),
     "model_stock": Recipe("model_stock", {}),
 }

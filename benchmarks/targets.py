@@ -9,7 +9,7 @@ SIZE = "0.42B"
 #: Times faster than the peer, whole process against whole process.
 PEER = {
     "linear": 7.0, "slerp": 7.0, "task_arithmetic": 7.0, "model_stock": 6.0, "dare_linear": 15.0, "dare_ties": 15.0,
-    "ties": 30.0, "breadcrumbs": 30.0,
+    "ties": 30.0, "breadcrumbs": 30.0, "della": 10.0,
 }  # fmt: skip
 #: Seconds that starting up may take before the floor is the measure.
 STARTUP = 0.6

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 import modelwright as mw
 import tiny_folders as tiny
 from modelwright.checkpoint import lay_out
-from modelwright.methods import METHODS, Shape
-from modelwright.tensors import DTYPES, NoiseKey, absolute_sum, dot, kernels, uniform
+from modelwright.methods import METHODS, RankDrop, Shape
+from modelwright.tensors import DTYPES, NoiseKey, absolute_sum, descending_ranks, dot, kernels, uniform
 
 BF16 = ml_dtypes.bfloat16
 #: dtype, shape, kind of task vector. One tensor has two ranges; several have sizes that no tile or block divides.
@@ -260,6 +260,61 @@ def test_packing(n: int, room: int, seed: int, low: int, span: int) -> None:
     inside = bits[(bits >= low) & (bits <= low + span)]
     assert _near(bits, np.uint32(low), np.uint32(low + span), out, room) == room + len(inside)
     np.testing.assert_array_equal(out[room : room + len(inside)], inside)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.sampled_from([1, 2, 3, 63, 64, 65, 1000, 5000]),
+    kind=st.sampled_from(["equal", "zero", "few", "sparse", "wild", "dense", "outlier"]),
+    epsilon=st.sampled_from([0.0, 0.01, 0.3]),
+    cut=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    seed=st.integers(0, 99),
+)
+def test_keeping_by_rank(n: int, kind: str, epsilon: float, cut: tuple[int, int], seed: int) -> None:
+    """Three rows, of which the range has all but some entries at either end, against ranks by sorting."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((3, n)).astype(np.float32)
+    x = {
+        "equal": np.full_like(x, 0.5), "zero": np.zeros_like(x), "few": np.round(x), "sparse": np.where(x > 1, x, 0),
+        "wild": x * np.float32(10) ** rng.integers(-30, 30, x.shape), "dense": x, "outlier": np.where(x > 3, 1e30, 1 + x * 1e-4),
+    }[kind].astype(np.float32)  # fmt: skip
+    first, size = min(cut[0], n), 3 * n - min(cut[0], n) - min(cut[1], n)
+    drop, key = RankDrop(0.5, epsilon, n), NoiseKey(seed, "w")
+    raw = np.zeros((2, 12 * n), np.uint8)
+    raw[0] = x.view(np.uint8).reshape(-1)
+    out = np.zeros((1, size + 3), np.uint8)
+    words = np.array([[*key.words(0, 0), 0]], np.uint32)
+    table = np.ceil(drop.probabilities() * 2**32).astype(np.uint32)[None]
+    kernels.keep_by_rank(
+        raw, np.zeros(2, np.int64), 3, n, 1, np.zeros(1, np.int64), table, words, -first, size, out,
+        np.zeros((2, n), np.float32), np.zeros((4, n + 1), np.uint32), np.zeros((3, kernels.BUCKETS + 1), np.uint32),
+    )  # fmt: skip
+    shares = drop.probabilities()[n - 1 - descending_ranks(np.abs(x))].reshape(-1)[first : first + size]
+    expected = uniform(key, 0, size) < shares
+    there = x.reshape(-1)[first : first + size] != 0  # of zeros it does not matter
+    assert np.array_equal(out[0, :size].astype(bool)[there], expected[there])
+    assert not out[0, size:].any()
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 129, 1023, 1024, 1025, 5000])
+def test_masks_come_back_as_they_went_in(size: int) -> None:
+    from modelwright.tensors.kernels import _combine
+
+    kept = np.random.default_rng(size).integers(0, 2, size).astype(np.uint8)
+    mask = np.zeros(-(-size // kernels.TILE) * kernels.PLANE, np.uint8)
+    kernels.pack_mask(kept, mask)
+    x = np.ones(size, np.float32)
+    for at in range(0, size, kernels.TILE):
+        _combine.masked(x[at : at + kernels.TILE], mask, at)
+    np.testing.assert_array_equal(x, kept.astype(np.float32))
+
+
+def test_rows_that_are_too_long_for_the_kernel(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("base", "a"):
+        write(tmp_path / name, {"w": rng.standard_normal((2, 40_000)).astype(np.float32)})
+    first, second = both(tmp_path, [tmp_path / "a"], base=tmp_path / "base", method="della", density=0.5)
+    assert first == second
 
 
 # --- what is not finite ---------------------------------------------------------------------------------------------

@@ -268,7 +268,8 @@ def test_della_refuses_probabilities_out_of_range() -> None:
         (0.9, "Set epsilon below 0.1, or another"),
     ):
         with pytest.raises(
-            InputError, match=rf"density \+ epsilon must be in \(0, 1\), got {density} and 0\.15\. {mend}"
+            InputError,
+            match=rf"density \+ epsilon must be in \(0, 1\), got density {density} with epsilon 0\.15\. {mend}",
         ):
             merging.della(models, base=base, density=[0.5, density])
     merging.della(models, base=base, density=[0.0, 1.0])

@@ -172,7 +172,7 @@ def test_unreadable_weights_are_told_with_the_line(here: Path, capsys: pytest.Ca
         ({"models": [{"w": np.ones(2)}], "weight": "x"}, "linear: weight must be a finite number, got 'x'."),
         (
             {"models": [{"w": np.ones(2)}], "method": None},
-            "merging a list of models needs method=. Valid: breadcrumbs,",
+            "merging a list of models needs method=. Valid: arcee_fusion, breadcrumbs,",
         ),
         ({"models": [{"w": np.ones(2)}], "method": "ties"}, "ties needs base_model, the model that the others were"),
         ({"models": "recipe.yml"}, "a recipe says itself what method is. Use overrides=['density=0.5'] to change it."),

@@ -198,7 +198,7 @@ def _check(p: Mapping[str, Any]) -> None:
     for density, epsilon in zip(p["density"], p["epsilon"], strict=True):
         if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
             raise InputError(
-                f"della: density - epsilon and density + epsilon must be in (0, 1), got {density:g} and {epsilon:g}",
+                f"della: density - epsilon and density + epsilon must be in (0, 1), got density {density:g} with epsilon {epsilon:g}",
                 f"Set epsilon below {min(density, 1 - density):.4g}, or another density.",
             )
 
