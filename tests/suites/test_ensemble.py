@@ -49,8 +49,10 @@ def test_its_fingerprint_depends_on_every_part() -> None:
     a, b, c = (given(n, A, fingerprint=n) for n in "abc")
     prints = {OutputEnsemble("e", parts=parts).fingerprint for parts in ([a, b], [a, c], [b, a], [a])}
     assert len(prints) == 4
-    assert OutputEnsemble("e", parts=[a, given("unknown", B)]).fingerprint == ""
-    assert OutputEnsemble("e", parts=[a, given("unknown", B)]).size == Size(None, None)
+    unknown = Reader("unknown", total=0.0, unseen=("weights",))
+    assert OutputEnsemble("e", parts=[a, unknown]).fingerprint == ""
+    assert OutputEnsemble("e", parts=[a, unknown]).unseen == ("weights",)
+    assert OutputEnsemble("e", parts=[a, given("other", B)]).size == Size(None, None)
 
 
 @dataclass

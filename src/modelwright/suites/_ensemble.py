@@ -29,6 +29,7 @@ class OutputEnsemble(Predictor):
         self.members = sum(part.members for part in self.parts)
         parameters, nbytes = ([getattr(part.size, name) for part in self.parts] for name in ("parameters", "nbytes"))
         self.size = Size(_sum(parameters), _sum(nbytes))
+        self.unseen = tuple(dict.fromkeys(name for part in self.parts for name in part.unseen))
         prints = [part.fingerprint for part in self.parts]
         if all(prints) and not self.fingerprint:
             self.fingerprint = xxhash.xxh3_128_hexdigest(" ".join(["mean", *prints]).encode())
