@@ -86,7 +86,7 @@ def test_markdown_says_figures_conditions_and_what_is_left_out(board: Leaderboar
     share = f"{100 * line.share.mean():.1f} ± {100 * (spread(line.share) or 0):.1f} %"
     assert f"| `ties` | {figures} | {100 * line.raw.mean():.1f} | {share} |" in text
     assert "2 seeds, community semantics" in text
-    assert "at most 2 evaluations a method" in text
+    assert "chosen on up to 60 validation items a task, with at most 2 evaluations a method" in text
     assert "- slerp skipped (seed 0, 1): it takes 1 model beside the base, and there are 3 experts" in text
     for table in text.split("\n\n"):
         rows = [row for row in table.splitlines() if row.startswith("|")]

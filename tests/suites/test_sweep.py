@@ -217,6 +217,11 @@ class Edited(TinySuite):
         return "edited"
 
 
+def test_tables_say_how_many_validation_items_there_were_in_fact(tmp_path: Path) -> None:
+    sweep(TinySuite(), "linear", out=tmp_path, settings=settings(validation=1000))
+    assert "chosen on up to 300 validation items a task" in leaderboard(tmp_path).markdown()
+
+
 def test_cells_of_an_edited_suite_and_of_more_seeds_are_not_tabled(tmp_path: Path) -> None:
     sweep(TinySuite(), "task_arithmetic", out=tmp_path, settings=settings(seeds=2))
     fewer = sweep(TinySuite(), "linear", out=tmp_path, settings=settings())

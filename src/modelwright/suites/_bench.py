@@ -51,7 +51,7 @@ class Bench:
         small = sum(model.nbytes for model in (family.base, *family.experts.values())) <= _HELD
         self._base = in_memory(family.base) if small else family.base
         self._experts = [in_memory(expert) if small else expert for expert in family.experts.values()]
-        self._judge = Judge(
+        self.judge = Judge(
             {name: task.for_search() for name, task in family.tasks.items()},
             {name: partial(self._system, expert, name) for name, expert in family.experts.items()},
             settings.validation,
@@ -155,8 +155,8 @@ class Bench:
         figures: Mapping[str, float] = {}
         try:
             weights, merging = self._merge(method, parameters)
-            figures = self._judge.figures(self._system(weights, method.name))
-            objective = self._judge.objective(figures)
+            figures = self.judge.figures(self._system(weights, method.name))
+            objective = self.judge.objective(figures)
         except InterruptedError:
             raise
         except Exception as error:  # such as values that do not go together, or weights that overflow

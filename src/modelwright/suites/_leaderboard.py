@@ -84,7 +84,8 @@ class Leaderboard:
 
     Attributes:
         suite: The suite's name.
-        conditions: What holds for all its cells: budget, semantics, validation items.
+        conditions: What holds for all its cells: budget, semantics, most validation items (`validation`), and how many there
+            are in fact (`items`).
         metrics: The metric of each task, by name.
         lines: In the order of the table.
         left_out: Failed and skipped cells.

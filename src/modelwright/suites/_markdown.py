@@ -49,7 +49,7 @@ def conditions(board: Leaderboard) -> str:
     judged = f" Figures are {_metric(metrics.pop())} on test." if len(metrics) == 1 else " Figures are of test."
     return (
         f"{_counted(seeds, 'seed')}, {said['semantics']} semantics. Hyper-parameters were chosen on up to "
-        f"{said['validation']} validation items a task, with at most {said['budget']} evaluations a method.{judged} "
+        f"{said['items']} validation items a task, with at most {said['budget']} evaluations a method.{judged} "
         "Of experts: the mean over tasks of the figure as a share of the expert's, ± its standard deviation over "
         "n seeds. Merge s and merge memory are of one merge; weights are those that are kept to answer."
     )

@@ -158,6 +158,11 @@ class Judge:
         self._experts = experts
         self._plan = replace(plan, split="validation", progress=None)
 
+    @property
+    def most(self) -> int:
+        """Items of the task that has most."""
+        return max(len(task.items("validation")) for task in self._tasks.values())
+
     @cached_property
     def references(self) -> dict[str, float]:
         """The experts' figures on their own tasks."""

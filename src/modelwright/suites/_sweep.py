@@ -92,7 +92,7 @@ def sweep(
             check_fit(list(bench.rows.values()))
         if family.seed == 0:
             told.of = sum(len(rows_of(replace(family, seed=seed), wanted)) for seed in range(settings.seeds))
-            _keep(work, conditions, family)
+            _keep(work, {**conditions, "items": bench.judge.most}, family)
         cells.discard_others(family.seed, bench.fingerprint)
         for row in bench.rows.values():
             cell = bench.blank(row)
