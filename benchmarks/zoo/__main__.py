@@ -69,7 +69,7 @@ def swept(args: argparse.Namespace, names: Sequence[str]) -> tuple[dict[str, Lea
         training=training, cache=args.cache, workers=args.workers,
     )  # fmt: skip
     methods = "all" if args.methods == "all" else args.methods.split(",")
-    suites = {name: suite(name) for name in names}
+    suites = {one.name: one for one in map(suite, names)}
     boards: dict[str, Leaderboard] = {}
     sweeps: list[Sweep] = []
     lost: Lost = {}

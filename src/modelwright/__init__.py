@@ -39,22 +39,24 @@ if TYPE_CHECKING:
     from modelwright.surgery import (
         Difference as Difference,
         Inspection as Inspection,
+        apply as apply,
         convert as convert,
         diff as diff,
+        extract as extract,
         inspect as inspect,
     )
 
 _HOMES = {
     "Checkpoint": "checkpoint", "Comparison": "evaluate", "Difference": "surgery", "InputError": "errors", "Inspection": "surgery", "Items": "evaluate", "Job": "api",
     "METHODS": "methods", "Method": "methods", "Records": "evaluate", "RunError": "errors", "Task": "evaluate",
-    "TensorRef": "checkpoint", "card": "api", "compare": "evaluate", "convert": "surgery", "diff": "surgery", "eval": "evaluate", "inspect": "surgery",
-    "merge": "api", "open": "api", "push": "api", "registry": "api",
+    "TensorRef": "checkpoint", "apply": "surgery", "card": "api", "compare": "evaluate", "convert": "surgery", "diff": "surgery", "eval": "evaluate",
+    "extract": "surgery", "inspect": "surgery", "merge": "api", "open": "api", "push": "api", "registry": "api",
     "study": "studies", "task": "evaluate", "verify": "api",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022
     "open", "merge", "verify", "card", "push", "registry", "study", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "eval", "compare",
-    "task", "Task", "Items", "Records", "Comparison", "diff", "Difference", "inspect", "Inspection", "convert", "InputError", "RunError",
+    "task", "Task", "Items", "Records", "Comparison", "diff", "Difference", "inspect", "Inspection", "convert", "extract", "apply", "InputError", "RunError",
 ]  # fmt: skip
 
 

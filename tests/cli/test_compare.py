@@ -134,6 +134,10 @@ def test_wrong_prices(text: str, message: str, kept: Path, said: Any) -> None:
 def test_places_without_records(said: Any) -> None:
     Path("model").mkdir()
     assert said("model")[2] == "error: there are no records in 'model'. If it is a model, say on which --task.\n"
+    Path("model.py").write_text("")
+    assert said("model.py")[2] == (
+        "error: 'model.py' holds no records. They are .parquet; if it is a model, say on which --task.\n"
+    )
     assert said("nowhere")[2] == "error: there is no 'nowhere'. Give folders of records; models need --task.\n"
 
 

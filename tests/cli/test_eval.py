@@ -111,13 +111,18 @@ def test_several_tasks_and_labels(here: Path, said: Any) -> None:
             (*EVAL, "--split", "tests"),
             "error: there is no split 'tests'. Did you mean 'test'? Valid: test. [task size]",
         ),
+        ((*EVAL, "--metric", "acc"), "there is no metric 'acc'. Did you mean 'accuracy'?"),
         ((*EVAL, "--metric", "f1"), "there is no metric 'f1'"),
         ((*EVAL, "--metric", "r2"), "the metric 'r2' judges values, and a Classification gives probabilities"),
         (("eval", "models.py:half", "--task", "none.csv", "-o", "r"), "there is no file or folder 'none.csv'"),
         (("eval", "none", "--task", "size.csv", "-o", "r"), "there is no model 'none'"),
         (
             ("eval", "models.py:half", "models.py:half", "--task", "size.csv", "-o", "r"),
-            "two systems are called 'half'",
+            "two systems are called 'half'. Give each a name of its own, as NAME=MODEL",
+        ),
+        (
+            (*EVAL, "--task", "size.csv"),
+            "two tasks are called 'size'. Give each a name of its own, by name: in a task file",
         ),
     ],
 )

@@ -158,6 +158,9 @@ def test_systems_with_gaps_are_in_rows_and_not_in_means() -> None:
     assert found.mean("extra").figure is None
     assert "Not in the means, because they did not answer every task: extra." in found.notes
     assert found.reference != "extra", "the reference answered every task"
+    (note,) = [note for note in found.notes if "too high" in note]
+    counted = sum(found.kinds[system] == "single" for system in found.systems if system != "extra")
+    assert f"the best of {counted} singles" in note
 
 
 # --- the sentence ----------------------------------------------------------------------------------------------------

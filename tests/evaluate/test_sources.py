@@ -390,6 +390,7 @@ def test_splits_that_are_none(here: Path, rows: dict[str, int], options: dict[st
         ("d.csv", "", r"the data are empty: a task needs items. \[d.csv\]"),
         ("d.csv", "a,target\n", "the data are empty"),
         ("d.csv", "a,target\n1,x\n2\n", r"each row must have 2 cells, got 1. \[d.csv:3\]"),
+        ("d.csv", "a;target\n1;x\n", r"cells seem to be separated by ';', and must be by commas. .*\[d.csv:1\]"),
         ("d.csv", "a,a,target\n1,2,x\n", r"the column 'a' stands twice. .*\[d.csv:1\]"),
         ("d.csv", "a,,target\n1,2,x\n", "a column has no name"),
         ("d.csv", "a,target\n1,x\n,y\n", r"'a' is empty. .*\[d.csv, line 3\]"),

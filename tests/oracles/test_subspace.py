@@ -209,28 +209,42 @@ def low_rank(rows: int, columns: int, rank: int, noise: float) -> Any:
     return exact + noise * rng.standard_normal((rows, columns))
 
 
+@pytest.mark.parametrize("how", ["gram", "sketch"])
 @pytest.mark.parametrize("shape", [(60, 90), (90, 60)])
-def test_a_sketch_finds_the_leading_directions(shape: tuple[int, int]) -> None:
+def test_other_roads_find_the_leading_directions(shape: tuple[int, int], how: Any) -> None:
     matrix = low_rank(*shape, rank=6, noise=1e-6)
-    exact, found = singular(matrix, 6), singular(matrix, 6, sketch=True)
+    exact, found = singular(matrix, 6), singular(matrix, 6, how)
     np.testing.assert_allclose(found[1], exact[1], rtol=1e-10)
     close((found[0] * found[1]) @ found[2], (exact[0] * exact[1]) @ exact[2])
-    again = singular(matrix, 6, sketch=True)
+    close(found[0].T @ found[0], np.eye(6))
+    again = singular(matrix, 6, how)
     assert all(np.array_equal(one, two) for one, two in zip(found, again, strict=True))
 
 
-def test_tsv_decomposes_large_matrices_by_a_sketch_where_few_directions_are_kept() -> None:
-    """Both ways are reachable; on spectra that fall as task vectors' do they hardly differ."""
-    base = np.zeros((256, 300))
-    models = [low_rank(256, 300, 20, 1e-4) * sign for sign in (1, -1, 1, -1, 1)]
-    models = [np.roll(model, i * 31, axis=1) for i, model in enumerate(models)]
-    exact = merging.tsv(models, base=base, rank=0.05, decomposition="exact")
-    sketch = merging.tsv(models, base=base, rank=0.05, decomposition="sketch")
-    np.testing.assert_array_equal(merging.tsv(models, base=base, rank=0.05), sketch)
-    assert 0 < np.linalg.norm(sketch - exact) < 1e-6 * np.linalg.norm(exact)
-    np.testing.assert_array_equal(
-        merging.tsv(models, base=base, rank=0.3), merging.tsv(models, base=base, rank=0.3, decomposition="exact")
-    )
+@pytest.mark.parametrize("how", ["exact", "gram", "sketch"])
+def test_directions_of_nothing_are_left_out(how: Any) -> None:
+    u, s, vt = singular(low_rank(20, 30, rank=3, noise=0.0), 8, how)
+    assert np.count_nonzero(s) == np.count_nonzero(u.any(axis=0)) == np.count_nonzero(vt.any(axis=1)) == 3
+
+
+@pytest.mark.parametrize(
+    ("rank", "road", "tolerance"),
+    [(0.05, "gram", 1e-6), (0.5, "gram", 1e-3), (0.6, "exact", 0.0), (0.05, "sketch", 1e-6)],
+)
+def test_tsv_takes_the_cheapest_road_that_is_as_good(rank: float, road: Any, tolerance: float) -> None:
+    """On spectra that fall, all roads lead to the same merge; at 0.5 the last direction is a millionth of the first."""
+    base = np.zeros((256, 260))
+    rng = np.random.default_rng(0)
+    falling = 0.9 ** np.arange(256)
+    models = [
+        np.linalg.qr(rng.standard_normal((256, 256)))[0] * falling @ rng.standard_normal((256, 260)) for _ in range(2)
+    ]
+    exact = merging.tsv(models, base=base, rank=rank, decomposition="exact")
+    found = merging.tsv(models, base=base, rank=rank, decomposition=road)
+    assert np.linalg.norm(found - exact) <= tolerance * np.linalg.norm(exact)
+    chosen = "exact" if rank > 0.5 else "gram"
+    expected = found if chosen == road else merging.tsv(models, base=base, rank=rank, decomposition=chosen)
+    np.testing.assert_array_equal(merging.tsv(models, base=base, rank=rank), expected)
 
 
 def test_the_polar_factor_is_the_nearest_orthonormal_matrix() -> None:

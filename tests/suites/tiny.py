@@ -15,6 +15,7 @@ import modelwright as mw
 from modelwright.api import content_hash
 from modelwright.checkpoint import Checkpoint
 from modelwright.evaluate import Classification, FunctionPredictor, Items, Predictor, Size, Splits, metric
+from modelwright.methods import METHODS
 from modelwright.suites import Family
 
 VIEWS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -24,6 +25,12 @@ VIEWS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 NAMES = tuple("0123456789")
 Weights = dict[str, np.ndarray]
+
+
+def merging(count: int) -> set[str]:
+    """The methods of the library that can merge so many models with nothing else."""
+    fitting = {name: record.models for name, record in METHODS.items() if not record.needs}
+    return {name for name, (least, most) in fitting.items() if least <= count <= (most or count)}
 
 
 def logits(weights: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:

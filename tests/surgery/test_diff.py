@@ -198,14 +198,23 @@ def test_laws(values: list[list[float]]) -> None:
 def test_groups_are_their_tensors_put_together() -> None:
     *models, base = family(np.float32)
     found = mw.diff(models, base=base)
-    assert [figures.name for figures in found.layers] == ["layers.0", "layers.1", "one", "none", "scalar"]
-    assert [(figures.name, figures.tensors) for figures in found.kinds[:1]] == [("a", 3)]
+    assert [figures.name for figures in found.layers] == ["one", "none", "scalar", "layers.0", "layers.1"]
+    assert [(figures.name, figures.tensors) for figures in found.kinds[3:]] == [("a", 3)]
     names = [n for n in base if n.startswith("layers.0.")]
     part = mw.diff([{n: m[n] for n in names} for m in models], base={n: base[n] for n in names}, spectra=False).overall
-    first = found.layers[0]
+    first = found.layers[3]
     assert first.vectors[1].relative == pytest.approx(part.vectors[1].relative, rel=1e-14)
     assert asdict(first.pairs[0]) == asdict(part.pairs[0])
     assert first.size == part.size == 130 * 257 + 3
+
+
+def test_layers_are_in_the_order_of_their_numbers() -> None:
+    """Files are sorted by letters, where layer 10 comes before layer 2."""
+    names = sorted(["model.embed_tokens.weight", "lm_head.weight", *(f"model.layers.{i}.w" for i in range(12))])
+    model = {name: np.ones(2, np.float32) for name in names}
+    expected = ["model.embed_tokens", *(f"model.layers.{i}" for i in range(12)), "lm_head"]
+    assert [figures.name for figures in mw.diff([model, model]).layers] == expected
+    assert [group.name for group in mw.inspect(model).layers] == expected
 
 
 # --- what does not meet --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,10 +137,16 @@ def test_the_lineage_of_a_merge_of_merges(here: Path) -> None:
     assert lines[-1] == "   └─ someone/base"
 
 
-def test_parents_that_are_gone_end_the_tree(here: Path) -> None:
-    mw.merge(["a", "b"], method="linear").save("merged")
-    (here / "a").rename(here / "elsewhere")
-    assert [parent.parents for parent in mw.inspect("merged").lineage.parents] == [(), ()]
+def test_parents_that_are_gone_are_told_by_the_manifests(here: Path) -> None:
+    (here / "a" / "README.md").write_text("---\nlicense: mit\nbase_model: someone/base\n---\n", encoding="utf-8")
+    mw.merge(["a", "b"], method="linear").save("first")
+    mw.merge(["first", "b"], method="linear").save("second")
+    shutil.rmtree("first")
+    shutil.rmtree("a")
+    first, b = mw.inspect("second").lineage.parents
+    assert (first.how, [parent.model for parent in first.parents], b.parents) == ("linear", ["a", "b"], ())
+    a = first.parents[0]
+    assert (a.licence, a.how, [parent.model for parent in a.parents]) == ("mit", "stated", ["someone/base"])
 
 
 def test_a_lineage_that_bites_its_tail(here: Path) -> None:
@@ -195,7 +202,15 @@ def test_json(here: Path, said: Said) -> None:
     data = json.loads(out)
     assert (data["version"], data["ok"], data["tensors"]) == (1, True, 15)
     assert data["shapes"]["model.norm.weight"] == {"dtype": "float32", "shape": [4]}
-    assert data["lineage"] == {"model": "base", "how": "", "parameters": None, "hash": "", "parents": [], "note": ""}
+    assert data["lineage"] == {
+        "model": "base",
+        "how": "",
+        "parameters": None,
+        "hash": "",
+        "licence": "",
+        "parents": [],
+        "note": "",
+    }
 
 
 def test_wrong_arguments(here: Path, said: Said) -> None:

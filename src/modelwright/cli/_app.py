@@ -158,7 +158,9 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="RECORDS", help="The folder of records.")],
     references: Annotated[
         list[str],
-        typer.Argument(metavar="X..", help="Model folders, recipes, checkpoints, module:function; each also LABEL=X."),
+        typer.Argument(
+            metavar="X..", help="Model folders, recipes, panels, checkpoints, module:function; each also LABEL=X."
+        ),
     ] = [],  # noqa: B006  # typer copies it
     tasks: Annotated[
         list[str],
@@ -193,6 +195,10 @@ def evaluate(
     lower_is_better: Annotated[
         bool, typer.Option("--lower-is-better", help="With --score: of figures whose names do not say so.")
     ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="MONEY", help="With panels of chat models: each spends no more."),
+    ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -205,7 +211,7 @@ def evaluate(
 
     options = Asking(
         out, split, limit, batch, device, network, metric, restart, plugin,
-        backend=backend, model=model, api=api, score=score, lower_is_better=lower_is_better,
+        backend=backend, model=model, api=api, score=score, lower_is_better=lower_is_better, budget=budget,
     )  # fmt: skip
     run_eval(references, tasks, options, json=json, quiet=quiet)
 
@@ -468,6 +474,59 @@ def convert(
 
 
 @app.command()
+def extract(
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="A fine-tune.")],
+    base: Annotated[str, typer.Option("--base", metavar="MODEL", help="What it was tuned from.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", min=1, help="Store matrices as factors of this rank; not exact, the error is printed."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact, which is --rank.")] = False,
+    shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Store a fine-tune as what it changed.
+
+    Exact to the bit: what did not change is left out, and of the rest the smaller of changed entries and all bits is stored. mw
+    apply brings it back.
+    """
+    from modelwright.cli._delta import run_extract
+    from modelwright.cli._merge import size_of
+
+    options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
+    run_extract(tuned, base, out, rank, options, exact=exact, json=json, quiet=quiet)
+
+
+@app.command()
+def apply(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the delta was made from.")],
+    delta: Annotated[str, typer.Argument(metavar="DELTA", help="What mw extract has written.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    exact: Annotated[bool, typer.Option("--exact", help="Refuse a delta that is not exact.")] = False,
+    shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring back a fine-tune from its delta.
+
+    Every tensor of the base is checked to be what it was, and every exact one to come out as it was.
+    """
+    from modelwright.cli._delta import run_apply
+    from modelwright.cli._merge import size_of
+
+    options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
+    run_apply(base, delta, out, options, exact=exact, json=json, quiet=quiet)
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
     plugin: Plugin = [],  # noqa: B006
@@ -478,6 +537,37 @@ def methods(
     from modelwright.cli._methods import show_methods
 
     show_methods(name, plugin, json=json, cite=cite)
+
+
+@app.command()
+def chat(
+    panel: Annotated[Path, typer.Argument(metavar="PANEL.yml", help="Backends, agents, a program and a budget.")],
+    question: Annotated[
+        str | None,
+        typer.Argument(metavar="QUESTION", help="A text, or - for standard input.  [default: show the panel]"),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="MONEY", help="Spend no more, instead of what the panel says.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", metavar="FILE", help="Where replies are kept, instead of the panel's.")
+    ] = None,
+    transcript: Annotated[
+        Path | None, typer.Option("--transcript", metavar="FILE.jsonl", help="Write down all that is said.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", metavar="FILE.jsonl", help="Answer from a transcript, asking nobody.")
+    ] = None,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer and nothing else.")] = False,
+) -> None:
+    """Put a question to several chat models.
+
+    Prints one answer, the votes, and what it cost. Replies that were paid for once are kept and not asked for again.
+    """
+    from modelwright.cli._chat import run_chat
+
+    run_chat(panel, question, budget=budget, cache=cache, transcript=transcript, replay=replay, json=json, quiet=quiet)
 
 
 study = typer.Typer(help="Put published claims to the test.", no_args_is_help=True, rich_markup_mode=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Asking:
         api: `chat` or `completions`.
         score: A command that judges the models instead.
         lower_is_better: Of its figures whose names do not say so.
+        budget: Most money that each panel spends; None is what it says itself.
     """
 
     out: Path | None = None
@@ -75,6 +76,7 @@ class Asking:
     api: str = "chat"
     score: str | None = None
     lower_is_better: bool = False
+    budget: float | None = None
 
 
 def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) -> Records:
@@ -97,14 +99,13 @@ def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) 
     plan = Plan(
         split=options.split, limit=options.limit, batch=options.batch, device=options.device, restart=options.restart
     )
-    with AskingBar(enabled=options.bar) as bar:
+    with AskingBar(enabled=options.bar) as bar, ExitStack() as panels:
         try:
             bar.say("loading")
             for one in far:
                 one.check()
-            near = references and systems(
-                references, device=options.device, network=options.network, plugins=options.plugins
-            )
+            given = _with_panels(references, options, panels)
+            near = given and systems(given, device=options.device, network=options.network, plugins=options.plugins)
             asked = [*near, *far]
             notes: list[str] = []
             records = run(asked, found, options.out, replace(plan, progress=bar.update, note=notes.append))
@@ -115,6 +116,28 @@ def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) 
             raise InterruptedError(_kept(options.out) or "Nothing was kept.") from None
         except RunError as error:
             raise RunError(f"{error}. {_kept(options.out)}".rstrip(), resumable=error.resumable) from error
+
+
+def _with_panels(references: Sequence[str], options: Asking, panels: ExitStack) -> list[Any]:
+    """The references, with panels of chat models as the systems that they are.
+
+    Raises:
+        InputError: A panel cannot be, or there is a budget and no panel.
+    """
+    from modelwright.chat import is_panel, panel, panel_predictor
+
+    given: list[Any] = []
+    for reference in references:
+        label, path = labelled(reference)
+        if is_panel(path):
+            one = panel_predictor(panel(path), label, budget=options.budget)
+            panels.callback(one.work.close)
+            given.append(one)
+        else:
+            given.append(reference)
+    if options.budget is not None and given == list(references):
+        raise InputError("--budget is for panels of chat models, and there is none", "Leave it out.")
+    return given
 
 
 def _server(references: Sequence[str], options: Asking) -> list[ServerPredictor]:
@@ -132,7 +155,7 @@ def _judged(references: Sequence[str], tasks: Sequence[str], options: Asking) ->
     """The records of a command's judgement."""
     said = {
         "--task": tasks, "--backend": options.backend, "--metric": options.metric, "--limit": options.limit,
-        "--network": options.network,
+        "--network": options.network, "--budget": options.budget,
     }  # fmt: skip
     wrong = [name for name, value in said.items() if value]
     if wrong:

@@ -96,7 +96,7 @@ def _groups(what: str, groups: Sequence[Group], found: Inspection) -> Any:
         more = f" and {len(group.shapes) - 1} more" if len(group.shapes) > 1 else ""
         table.add_row(
             _text(group.name), str(group.tensors), f"{group.parameters:,}", f"{100 * group.parameters / total:.1f} %",
-            size_text(group.bytes), *([_shape(group.shapes[0]) + more] if shapes else []),
+            size_text(group.bytes), *([_shape(next(iter(group.shapes), ())) + more] if shapes else []),
         )  # fmt: skip
     return table
 

@@ -91,11 +91,11 @@ def _render(board: Leaderboard) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("system")
-    for column in ("of experts", "merge s"):
+    for column in ("of experts", "n", "merge s"):
         table.add_column(column, justify="right")
     for line in board.lines:
         seconds = "" if line.merge_seconds is None else f"{line.merge_seconds:.2g}"
-        table.add_row(line.label, share_text(line.share), seconds)
+        table.add_row(line.label, share_text(line.share), str(len(line.seeds)), seconds)
     console = Console()
     console.print(table)
     for pair in board.order:

@@ -38,7 +38,7 @@ def _masks(member: Fused, number: int, owner: NumpyArray, tables: NumpyArray) ->
     row, inputs, size = tables.shape[1], len(member.codes), stop - start
     kept, noise = _scratch.kept(len(owner), size), member.noise(number)
     raw = _scratch.rows(inputs, member.sources.itemsize)
-    tiles, words = _scratch.tiles(2, LONGEST), _scratch.near(3, LONGEST)
+    tiles, words = _scratch.tiles(2, LONGEST), _scratch.near(4, LONGEST)
     buckets = _scratch.buckets(3, kernels.BUCKETS + 1)
     many = block_length(inputs) // row
     for first in range(start // row, -(-stop // row), many):
@@ -51,7 +51,7 @@ def _masks(member: Fused, number: int, owner: NumpyArray, tables: NumpyArray) ->
         )  # fmt: skip
         if odd:
             raise NotFiniteError(member)
-    bits = np.zeros((member.count, -(-size // 8)), np.uint8)
+    bits = np.zeros((member.count, kernels.PLANE * -(-size // kernels.TILE)), np.uint8)
     for place, i in enumerate(owner):
-        bits[i] = np.packbits(kept[place, :size], bitorder="little")
+        kernels.pack_mask(kept[place, :size], bits[i])
     return bits

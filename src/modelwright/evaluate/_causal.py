@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +33,10 @@ _MOST_LOGITS = 2**28
 #: Names of a tokenizer's files; without any, transformers makes an empty one and says nothing.
 _TOKENIZER = re.compile(r"^(tokenizer\.|vocab|merges|spiece|sentencepiece|tekken|.*\.(model|tiktoken)$)")
 _DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
+
+
+#: Messages, each with `role` and `content`.
+Conversation = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -318,11 +322,18 @@ class CausalPredictor(Predictor):
 
     # Generation
 
-    def texts(self, prompts: Sequence[str], sampling: Sampling) -> Sequence[Generated]:
+    def texts(
+        self, prompts: Sequence[str | Conversation], sampling: Sampling, seeds: Sequence[int] | None = None
+    ) -> Sequence[Generated]:
         """Texts that follow the prompts, in their order.
 
+        Args:
+            prompts: Texts; or conversations, lists of `{"role": .., "content": ..}` for the tokenizer's chat template.
+            sampling: How.
+            seeds: For each prompt a seed of its own, instead of the sampling's.
+
         Raises:
-            InputError: `max_tokens` leaves no room for a prompt.
+            InputError: `max_tokens` leaves no room for a prompt, or the tokenizer refuses a conversation.
             RunError: Logits are not finite.
         """
         room = self._most - sampling.max_tokens
@@ -334,16 +345,16 @@ class CausalPredictor(Predictor):
         found: list[Generated | None] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: -len(reads[i]))
         for batch in self._prompt_batches(order, reads, sampling.max_tokens):
-            written = _Writing(self, [reads[i] for i in batch], [prompts[i] for i in batch], sampling).run()
+            own = [sampling.seed if seeds is None else seeds[i] for i in batch]
+            written = _Writing(self, [reads[i] for i in batch], [str(prompts[i]) for i in batch], sampling, own).run()
             for i, answer in zip(batch, written, strict=True):
                 found[i] = answer
         return [answer for answer in found if answer is not None]
 
-    def _prompt(self, prompt: str, room: int) -> list[int]:
-        if self.chat:
-            message = [{"role": "user", "content": prompt}]
-            text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-            ids, lead = self._bare(text), []  # the template has the start token itself
+    def _prompt(self, prompt: str | Conversation, room: int) -> list[int]:
+        if self.chat or not isinstance(prompt, str):
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+            ids, lead = self._bare(self._in_template(messages)), []  # the template has the start token itself
         else:
             ids = self._bare(prompt)
             lead = self._lead(ids)
@@ -352,6 +363,16 @@ class CausalPredictor(Predictor):
         kept = max(room - len(lead), 1)
         self._counts["cut"] += len(ids) > kept
         return [*lead[:room], *ids[-kept:]][-room:]
+
+    def _in_template(self, messages: list[Any]) -> str:
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise InputError(f"'{self.label}' has no chat template", "It continues texts: give its tokenizer one.")
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:  # such as a template without a place for a system message
+            raise InputError(f"'{self.label}': its chat template refuses the conversation: {error}") from error
 
     def _prompt_batches(self, order: list[int], reads: list[list[int]], more: int) -> Iterator[list[int]]:
         """Prompts by falling length; of one length only, where the model has no positions to tell padding by."""
@@ -369,14 +390,25 @@ class CausalPredictor(Predictor):
 class _Writing:
     """One batch of answers as they grow."""
 
-    def __init__(self, model: CausalPredictor, reads: list[list[int]], prompts: list[str], sampling: Sampling):
+    def __init__(
+        self,
+        model: CausalPredictor,
+        reads: list[list[int]],
+        prompts: list[str],
+        sampling: Sampling,
+        seeds: Sequence[int],
+    ):
         import torch
 
         self._model, self._prompts, self._sampling = model, prompts, sampling
         self._reads = reads
         self._written: list[list[int]] = [[] for _ in reads]
         self._texts: list[str | None] = [None] * len(reads)
-        keys = [xxhash.xxh3_64_intdigest(p.encode("utf-8", "surrogatepass"), seed=sampling.seed) for p in prompts]
+        self._logprobs: list[list[float]] = [[] for _ in reads]
+        keys = [
+            xxhash.xxh3_64_intdigest(p.encode("utf-8", "surrogatepass"), seed=seed)
+            for p, seed in zip(prompts, seeds, strict=True)
+        ]
         self._noise = [torch.Generator().manual_seed(key >> 1) for key in keys]
 
     def run(self) -> list[Generated]:
@@ -418,6 +450,7 @@ class _Writing:
                     f"'{self._model.label}' gave logits that are not finite after the prompt {self._prompts[row][:60]!r}"
                 )
             tokens[row] = self._next(logits[row], row)
+            self._logprobs[row].append(float(logits[row, tokens[row]] - logits[row].logsumexp(-1)))
             if tokens[row] in self._model._ends:
                 self._texts[row] = self._decoded(written)
             else:
@@ -446,10 +479,12 @@ class _Writing:
 
     def _finished(self, row: int) -> Generated:
         text = self._texts[row]
+        ended = text is None
         if text is None:
             self._model._counts["ended"] += 1
             text = self._decoded(self._written[row])
-        return Generated(text, len(self._reads[row]), len(self._written[row]))
+        logprobs = tuple(self._logprobs[row])
+        return Generated(text, len(self._reads[row]), len(self._written[row]), logprobs=logprobs, cut=ended)
 
 
 def causal_head(weights: Weights) -> Predictor:

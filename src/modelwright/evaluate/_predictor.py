@@ -84,12 +84,23 @@ class Rolling:
 
 @dataclass(frozen=True)
 class Generated:
-    """A text that was generated, the tokens it took, and how often the system was asked for it."""
+    """A text that was generated, the tokens it took, and how often the system was asked for it.
+
+    Attributes:
+        text: What was written.
+        tokens_in: Tokens read.
+        tokens_out: Tokens written.
+        calls: How often the system was asked.
+        logprobs: Log-probabilities of the tokens in nats, the one that ended it among them; None where they are unknown.
+        cut: Whether it ended only because max_tokens was reached.
+    """
 
     text: str
     tokens_in: int = 0
     tokens_out: int = 0
     calls: int = 1
+    logprobs: tuple[float, ...] | None = field(default=None, compare=False)
+    cut: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -59,15 +59,9 @@ class ServerPredictor(Predictor):
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise InputError(f"a server's address begins with http:// or https://, got '{self.url}'")
+        check_settings(self.url, self.concurrency, self.retries, self.timeout)
         if self.api not in get_args(Api):
             raise InputError(f"api must be one of {', '.join(get_args(Api))}, got '{self.api}'")
-        for name, least in (("concurrency", 1), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.timeout <= 0:
-            raise InputError(f"timeout must be above 0 seconds, got {self.timeout:g}")
         if self.system and self.api != "chat":
             raise InputError("a system message needs the api 'chat'")
         self._settle()
@@ -253,33 +247,80 @@ class ServerPredictor(Predictor):
             self._counts.update(more)
 
     def _failed(self, error: Exception) -> Exception:
-        import openai
-
-        where = f"the server {self.url}"
-        if isinstance(error, openai.APITimeoutError):
-            return RunError(
-                f"{where} did not answer within {self.timeout:g} s, tried {self.retries + 1} times", resumable=True
-            )
-        if isinstance(error, openai.APIConnectionError):
-            reason = error.__cause__ or error
-            return RunError(f"{where} cannot be reached, tried {self.retries + 1} times: {reason}", resumable=True)
-        if isinstance(error, openai.APIStatusError):
-            said = f"{where} answered {error.status_code}: {error.response.text[:500]}"
-            if error.status_code in (408, 409, 429) or error.status_code >= 500:
-                return RunError(f"{said} (tried {self.retries + 1} times)", resumable=True)
-            return InputError(said)
-        return self._garbage(error)
+        return failed(error, self.url, self.retries, self.timeout)
 
     def _choice(self, answer: Any) -> Any:
-        choices = getattr(answer, "choices", None)
-        if not choices:
-            raise self._garbage(answer)
-        return choices[0]
+        return choice_of(answer, self.url)
 
     def _garbage(self, found: Any) -> RunError:
-        return RunError(f"the server {self.url} answered what is not its protocol: {str(found)[:500]}")
+        return garbage(found, self.url)
 
     @staticmethod
     def _usage(answer: Any) -> tuple[int, int]:
-        usage = getattr(answer, "usage", None)
-        return (getattr(usage, "prompt_tokens", 0) or 0), (getattr(usage, "completion_tokens", 0) or 0)
+        return usage_of(answer)
+
+
+# What every client of such a server shares
+
+
+def check_settings(url: str, concurrency: int, retries: int, timeout: float) -> None:
+    """Refuse settings that cannot be.
+
+    Raises:
+        InputError: One is out of its range.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"a server's address begins with http:// or https://, got '{url}'")
+    for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0)):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
+    if timeout <= 0:
+        raise InputError(f"timeout must be above 0 seconds, got {timeout:g}")
+
+
+def failed(error: Exception, url: str, retries: int, timeout: float) -> Exception:
+    """What went wrong, in our words: `InputError` where the server refuses, else `RunError`.
+
+    Args:
+        error: What the package openai raised.
+        url: Of the server.
+        retries: How often a request is tried again.
+        timeout: Seconds until one is given up.
+    """
+    import openai
+
+    where = f"the server {url}"
+    if isinstance(error, openai.APITimeoutError):
+        return RunError(f"{where} did not answer within {timeout:g} s, tried {retries + 1} times", resumable=True)
+    if isinstance(error, openai.APIConnectionError):
+        reason = error.__cause__ or error
+        return RunError(f"{where} cannot be reached, tried {retries + 1} times: {reason}", resumable=True)
+    if isinstance(error, openai.APIStatusError):
+        said = f"{where} answered {error.status_code}: {error.response.text[:500]}"
+        if error.status_code in (408, 409, 429) or error.status_code >= 500:
+            return RunError(f"{said} (tried {retries + 1} times)", resumable=True)
+        return InputError(said)
+    return garbage(error, url)
+
+
+def choice_of(answer: Any, url: str) -> Any:
+    """The first choice of an answer.
+
+    Raises:
+        RunError: It has none.
+    """
+    choices = getattr(answer, "choices", None)
+    if not choices:
+        raise garbage(answer, url)
+    return choices[0]
+
+
+def garbage(found: Any, url: str) -> RunError:
+    """An answer that is none."""
+    return RunError(f"the server {url} answered what is not its protocol: {str(found)[:500]}")
+
+
+def usage_of(answer: Any) -> tuple[int, int]:
+    """Tokens read and written, 0 where the server does not say."""
+    usage = getattr(answer, "usage", None)
+    return (getattr(usage, "prompt_tokens", 0) or 0), (getattr(usage, "completion_tokens", 0) or 0)

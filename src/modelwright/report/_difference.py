@@ -13,13 +13,16 @@ from modelwright.report._numbers import minus, percent, quantity
 from modelwright.report._page import bullets, note, page, paragraph, section
 from modelwright.report._plots import heat_map
 from modelwright.report._table import Row, table
-from modelwright.surgery import Difference, Figures, Pair, Vector
+from modelwright.surgery import Difference, Figures, Pair
 from modelwright.surgery._names import short
 
 #: Kinds beside each other in a heat map; the wider ones are cut into several.
 _MOST_COLUMNS = 12
 #: Pairs of models with heat maps of their own; of more the means are shown.
 _MOST_PAIRS = 3
+
+#: Of a stack of layers its layers, its kinds, and the tensors in each square.
+_Grid = tuple[list[str], list[str], dict[tuple[str, str], list[Figures]]]
 
 
 def difference(found: Difference, title: str = "How the models differ") -> str:
@@ -109,55 +112,64 @@ def _groups(what: str, groups: Sequence[Figures], names: dict[str, str]) -> Html
 def _maps(found: Difference, names: dict[str, str]) -> Iterator[Html]:
     """A section for each figure, with a heat map for each stack of layers and each model or pair."""
     grids = _stacks(found)
-    if not grids:
-        return
-    vector: list[tuple[str, Callable[[Vector], float], str]] = [
-        ("Relative norm", lambda v: v.relative, "How far each tensor moved, relative to the base. Darker is further."),
-        ("Effective rank", lambda v: v.rank_share, "Of the task vector, over the shorter side of the matrix."),
-    ]
-    for heading, value, text in vector:
+    moved = [v.relative for figures in found.tensors for v in figures.vectors if figures.layer != figures.kind]
+    far = max((value for value in moved if not math.isnan(value)), default=0.0)
+    for heading, value, text, reach in (
+        (
+            "Relative norm",
+            lambda v: v.relative,
+            "How far each tensor moved, over the norm of the base. Darker is further.",
+            far,
+        ),
+        ("Effective rank", lambda v: v.rank_share, "Of the task vector, over the shorter side of the matrix.", 1.0),
+    ):
         maps = [
             part
             for i, one in enumerate(found.overall.vectors)
-            for part in _heat(grids, f"{heading}: {names[one.model]}", lambda f, i=i, value=value: value(f.vectors[i]))
+            for part in _heat(
+                grids, f"{heading}: {names[one.model]}", lambda f, i=i, value=value: value(f.vectors[i]), 0.0, reach
+            )
         ]
         if maps:
             yield section(heading, paragraph(text), *maps)
-    pair: list[tuple[str, Callable[[Pair], float], str, float | None]] = [
+    for heading, value, text, middle, least in (
         (
             "Cosine",
             lambda p: p.cosine,
-            "Between the task vectors: blue where they agree, amber where they oppose.",
+            "Between task vectors: blue where they agree, amber where they oppose.",
             0.0,
+            0.2,
         ),
-        (
-            "Sign conflict",
-            lambda p: p.conflict,
-            "Share of entries with opposite signs; half is what chance gives.",
-            0.5,
-        ),
-    ]
-    few = len(found.overall.pairs) <= _MOST_PAIRS
-    for heading, value_of, text, middle in pair if found.overall.pairs else []:
-        if few:
-            maps = [
-                part
-                for i, one in enumerate(found.overall.pairs)
-                for part in _heat(
-                    grids, f"{heading}: {_pair_name(one, names)}",
-                    lambda f, i=i, value_of=value_of: value_of(f.pairs[i]), middle,
-                )
-            ]  # fmt: skip
-        else:
-            maps = _heat(
-                grids, f"{heading}: mean over {len(found.overall.pairs)} pairs",
-                lambda f, value_of=value_of: _mean([value_of(p) for p in f.pairs]), middle,
-            )  # fmt: skip
-        if maps:
+        ("Sign conflict", lambda p: p.conflict, "Entries with opposite signs; a half is what chance gives.", 0.5, 0.1),
+    ):
+        if found.overall.pairs:
+            maps = _pair_maps(found, names, grids, heading, value, middle, least)
             yield section(heading, paragraph(text), *maps)
 
 
-_Grid = tuple[list[str], list[str], dict[tuple[str, str], list[Figures]]]
+def _pair_maps(
+    found: Difference,
+    names: dict[str, str],
+    grids: Sequence[_Grid],
+    heading: str,
+    value: Callable[[Pair], float],
+    middle: float,
+    least: float,
+) -> list[Html]:
+    """For each pair, or of many for their mean; the darkest is no nearer than `least`, so that noise stays pale."""
+    pairs = found.overall.pairs
+    known = [value(p) for f in found.tensors for p in f.pairs if f.layer != f.kind and not math.isnan(value(p))]
+    reach = max([least, *(abs(one - middle) for one in known)])
+    if len(pairs) > _MOST_PAIRS:
+        label = f"{heading}: mean over {len(pairs)} pairs"
+        return _heat(grids, label, lambda f: _mean([value(p) for p in f.pairs]), middle, reach)
+    return [
+        part
+        for i, one in enumerate(pairs)
+        for part in _heat(
+            grids, f"{heading}: {_pair_name(one, names)}", lambda f, i=i: value(f.pairs[i]), middle, reach
+        )
+    ]
 
 
 def _stacks(found: Difference) -> list[_Grid]:
@@ -178,18 +190,20 @@ def _stacks(found: Difference) -> list[_Grid]:
 
 
 def _heat(
-    grids: Sequence[_Grid], label: str, value: Callable[[Figures], float], middle: float | None = None
+    grids: Sequence[_Grid], label: str, value: Callable[[Figures], float], middle: float, reach: float
 ) -> list[Html]:
+    form = _short if middle == 0 and reach < 0.1 else _two_digits
     maps: list[Html] = []
     for layers, kinds, squares in grids:
-        for at in range(0, len(kinds), _MOST_COLUMNS):
-            columns = kinds[at : at + _MOST_COLUMNS]
-            values = np.array(
-                [[_mean([value(f) for f in squares.get((row, kind), [])]) for kind in columns] for row in layers]
-            )
-            if not np.isnan(values).all():
-                maps.append(heat_map(values, layers, columns, label=label, middle=middle, form=_short))
-                maps.append(note(label))
+        values = np.array(
+            [[_mean([value(f) for f in squares.get((row, kind), [])]) for kind in kinds] for row in layers]
+        )
+        known = np.flatnonzero(~np.isnan(values).all(axis=0))
+        for at in range(0, len(known), _MOST_COLUMNS):
+            columns = known[at : at + _MOST_COLUMNS]
+            shown = [kinds[i] for i in columns]
+            maps.append(note(label))
+            maps.append(heat_map(values[:, columns], layers, shown, label=label, middle=middle, reach=reach, form=form))
     return maps
 
 
@@ -202,8 +216,12 @@ def _number(value: float) -> str:
     return "" if math.isnan(value) else minus(f"{value:.3g}")
 
 
+def _two_digits(value: float) -> str:
+    return minus(f"{value:.2f}").replace("\N{MINUS SIGN}0.00", "0.00")
+
+
 def _short(value: float) -> str:
-    """Two digits, which is what a square has room for."""
+    """Where all are small: what a square has room for."""
     if value and abs(value) < 0.01:
         return minus(f"{value:.0e}".replace("e-0", "e-"))
     return minus(f"{value:.2f}")

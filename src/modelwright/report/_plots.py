@@ -296,6 +296,7 @@ def heat_map(
     *,
     label: str,
     middle: float | None = None,
+    reach: float | None = None,
     form: Callable[[float], str] = lambda value: minus(f"{value:.2f}"),
 ) -> Html:
     """A table as squares with their numbers.
@@ -306,13 +307,15 @@ def heat_map(
         columns: Names below.
         label: What the figure shows, for readers who do not see it.
         middle: Values above it are blue and below it amber, darker the further away; None: darker the larger.
+        reach: How far from there it is darkest, so that maps can share a scale; None: as far as the values are.
         form: How a number is written.
     """
     values = np.asarray(values, dtype=np.float64)
     known = values[np.isfinite(values)]
     start = middle if middle is not None else (known.min() if known.size else 0.0)
-    reach = float(np.abs(known - start).max()) if known.size else 0.0
-    tints = np.zeros_like(values) if reach == 0 else (values - start) / reach
+    if reach is None:
+        reach = float(np.abs(known - start).max()) if known.size else 0.0
+    tints = np.zeros_like(values) if reach == 0 else np.clip((values - start) / reach, -1, 1)
 
     def draw(canvas: Any) -> None:
         heat(canvas.subplots(), values, tints, rows, columns, form)

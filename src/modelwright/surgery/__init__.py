@@ -1,6 +1,7 @@
 """Looking into models and cutting them: how they differ, what they hold."""
 
 from modelwright.surgery._convert import convert as convert
+from modelwright.surgery._delta import Change as Change, Delta as Delta, apply as apply, extract as extract
 from modelwright.surgery._diff import (
     Difference as Difference,
     Figures as Figures,

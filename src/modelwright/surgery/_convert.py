@@ -121,7 +121,7 @@ def _check_adapter(model: Checkpoint) -> None:
 
 def _opened(models: Any) -> Checkpoint:
     one = isinstance(models, str | os.PathLike | Mapping) or hasattr(models, "state_dict")
-    listed = [models] if one else list(models)
+    listed: list[Any] = [models] if one else list(models)  # type: ignore[reportArgumentType]
     if not listed:
         raise InputError("no model to convert")
     if len(listed) == 1:
@@ -130,7 +130,7 @@ def _opened(models: Any) -> Checkpoint:
         except InputError:
             if not _in_pieces(listed[0]):
                 raise
-    odd = [str(type(part).__name__) for part in listed if not isinstance(part, str | os.PathLike)]
+    odd = [type(part).__name__ for part in listed if not isinstance(part, str | Path)]
     if odd:
         raise InputError(f"parts of one model must be folders and files, got {listing(odd)}")
     missing = [str(part) for part in listed if not Path(part).expanduser().exists()]
@@ -145,7 +145,7 @@ def _opened(models: Any) -> Checkpoint:
 
 def _in_pieces(part: Any) -> bool:
     """Whether a folder has several weight files and no index that says which are a model's."""
-    if not isinstance(part, str | os.PathLike):
+    if not isinstance(part, str | Path):
         return False
     folder = Path(part).expanduser()
     if (

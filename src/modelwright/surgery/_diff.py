@@ -111,9 +111,9 @@ class Difference:
         base: What the models are compared with.
         models: The others, in the order of all figures.
         overall: All tensors together.
-        layers: By layer, in the order of the base; what is outside all layers has a group for each kind.
+        layers: By layer, in the order in which a model computes; what is outside all layers has a group for each kind.
         kinds: By kind, over all layers.
-        tensors: Each tensor, in the order of the base.
+        tensors: Each tensor, in that order.
         structure: What differs beside the weights.
         notes: What the reader should know.
     """
@@ -201,7 +201,7 @@ def diff(
 def _opened(models: Any, base: Any) -> tuple[list[Checkpoint], list[str]]:
     """The models with the base last, and what to call them."""
     one = isinstance(models, str | os.PathLike | Mapping) or hasattr(models, "state_dict")
-    listed = [models] if one else list(models)
+    listed: list[Any] = [models] if one else list(models)  # type: ignore[reportArgumentType]
     if base is None:
         if len(listed) < 2:
             raise InputError(
@@ -242,8 +242,8 @@ def _figures(
     """Of one tensor, or of several: their sums added up."""
     count = len(models)
     dots = sum((row.found.dots for row in rows), np.zeros((count + 1, count + 1)))
-    zeros, odd = sum(row.found.zeros for row in rows), sum(row.found.odd for row in rows)
-    both, against = sum(row.found.both for row in rows), sum(row.found.against for row in rows)
+    zeros, odd = (_added(getattr(row.found, name) for row in rows) for name in ("zeros", "odd"))
+    both, against = (_added(getattr(row.found, name) for row in rows) for name in ("both", "against"))
     size = sum(row.found.size for row in rows)
     vectors = tuple(
         _vector(models[i], i, dots, _share(zeros[i], size), int(odd[i]), rows, one is not None) for i in range(count)
@@ -258,6 +258,11 @@ def _figures(
     layer, kind = (one.layer, one.kind) if one else (layer, kind)
     shape = one.meeting.shape if one else ()
     return Figures(name, layer, kind, len(rows), size, shape, vectors, pairs)
+
+
+def _added(counts: Iterable[Any]) -> Any:
+    first, *others = counts  # a group has a tensor
+    return sum(others, first)
 
 
 def _vector(model: str, i: int, dots: Any, sparsity: float, odd: int, rows: Sequence[_Row], single: bool) -> Vector:

@@ -15,7 +15,7 @@ from modelwright.checkpoint import Checkpoint, TensorRef, adapter_scales, open a
 from modelwright.errors import InputError, listing
 from modelwright.recipe import fingerprint, licence, vocabulary_size
 from modelwright.surgery._lineage import Ancestor, lineage, manifest_of
-from modelwright.surgery._names import kind, layer
+from modelwright.surgery._names import kind, layer, ordered
 
 _VERSION = 1
 _FACTOR = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight$")
@@ -173,7 +173,7 @@ def inspect(model: Any) -> Inspection:
         kinds=_groups(opened, lambda name: kind(name, layout.place(name)), shapes=True),
         tied=tied,
         vocabulary=_vocabulary(opened),
-        shapes={name: (ref.dtype.name, ref.shape) for name, ref in opened.items()},
+        shapes={name: (opened[name].dtype.name, opened[name].shape) for name in ordered(opened, layout)},
         adapter=adapter,
         lineage=lineage(opened.label, opened.path, opened.url),
         notes=tuple(_notes(opened, layout)),
@@ -186,7 +186,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _groups(model: Checkpoint, key: Any, *, shapes: bool = False) -> tuple[Group, ...]:
     members: dict[str, list[str]] = {}
-    for name in model:
+    for name in ordered(model, model.layout):
         members.setdefault(key(name), []).append(name)
     found: list[Group] = []
     for group, names in members.items():

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelwright.architectures import is_list, is_table, is_text
 from modelwright.checkpoint import MANIFEST, read_json
+from modelwright.engine import lineage as known_lineage
 from modelwright.errors import InputError
 
 #: Merges of merges that are followed; beyond it is no lineage but a loop or a joke.
 _MOST_DEPTH = 20
-_FRONT_MATTER = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Ancestor:
             where nothing is known.
         parameters: Of that method, as they came to be.
         hash: xxh3-128 of what was read of it, by the child's manifest; empty where there is none.
+        licence: What it stated when its child was made; empty where it did not, or nobody wrote it down.
         parents: What it was made from.
         note: Why it is not followed further, where that is not simply its origin.
     """
@@ -35,6 +36,7 @@ class Ancestor:
     how: str = ""
     parameters: Mapping[str, Any] | None = None
     hash: str = ""
+    licence: str = ""
     parents: tuple[Ancestor, ...] = ()
     note: str = ""
 
@@ -49,7 +51,8 @@ class Ancestor:
     def _line(self) -> str:
         settings = ", ".join(f"{name}={_shown(value)}" for name, value in (self.parameters or {}).items())
         how = f"  {self.how}" + (f" ({settings})" if settings else "") if self.how else ""
-        return self.model + how + (f"  [{self.note}]" if self.note else "")
+        licence = f"  {self.licence}" if self.licence else ""
+        return self.model + how + licence + (f"  [{self.note}]" if self.note else "")
 
 
 def _shown(value: Any) -> str:
@@ -68,33 +71,56 @@ def lineage(label: str, path: Path | None, url: str | None = None) -> Ancestor:
         path: Its folder; None for a model in memory.
         url: Where it is, if it is not here: parents by relative paths are not looked for then.
     """
-    return _ancestor(label, path, "", (), here=url is None)
+    return _ancestor(label, path, {}, (), here=url is None)
 
 
-def _ancestor(label: str, path: Path | None, digest: str, above: tuple[Path, ...], *, here: bool = True) -> Ancestor:
+def _ancestor(
+    label: str,
+    path: Path | None,
+    entry: Mapping[str, Any],
+    above: tuple[Path, ...],
+    *,
+    here: bool = True,
+) -> Ancestor:
+    """A model with its parents: from its own folder where that is here, else from what its child's manifest says of it."""
+    digest, licence = str(entry.get("xxh3_128", "")), _text(entry.get("licence"))
+    told = entry.get("lineage")
     if path is None or not path.is_dir():
-        return Ancestor(label, hash=digest)
+        return _told(label, told if is_table(told) else {}, digest, licence)
     place = path.resolve()
     if place in above or len(above) >= _MOST_DEPTH:
-        return Ancestor(label, hash=digest, note="already above" if place in above else "not followed further")
+        note = "already above" if place in above else "not followed further"
+        return Ancestor(label, hash=digest, licence=licence, note=note)
     manifest = manifest_of(path)
     if manifest is None:
-        stated = tuple(_stated(path))
-        return Ancestor(label, how="stated" if stated else "", hash=digest, parents=stated)
+        return _told(label, known_lineage(path), digest, licence)
     run, inputs = manifest.get("run"), manifest.get("inputs")
     start = Path(str(run.get("folder", ""))) if is_table(run) else Path()
     parents: list[Ancestor] = []
-    for entry in inputs if is_list(inputs) else []:
-        if not is_table(entry) or not is_text(entry.get("model")):
-            continue
-        name = str(entry["model"])
-        found = _place(name, start, path) if here else None
-        parents.append(_ancestor(name, found, str(entry.get("xxh3_128", "")), (*above, place)))
+    for parent in inputs if is_list(inputs) else []:
+        if is_table(parent) and is_text(parent.get("model")):
+            name = str(parent["model"])
+            found = _place(name, start, path) if here else None
+            parents.append(_ancestor(name, found, parent, (*above, place)))
     parameters = manifest.get("parameters")
     return Ancestor(
         label, how=str(manifest.get("method", "")), parameters=parameters if is_table(parameters) else None, hash=digest,
-        parents=tuple(parents),
+        licence=licence, parents=tuple(parents),
     )  # fmt: skip
+
+
+def _told(label: str, made: Mapping[str, Any], digest: str = "", licence: str = "") -> Ancestor:
+    """From the tree that a manifest carries along, or that a model card states."""
+    parents = tuple(
+        _told(str(parent["model"]), parent.get("lineage", {}), licence=_text(parent.get("licence")))
+        for parent in made.get("inputs", ())
+    )
+    how = "" if not parents else str(made.get("method", "")) if made.get("merge") else "stated"
+    return Ancestor(label, how=how, hash=digest, licence=licence, parents=parents)
+
+
+def _text(value: Any) -> str:
+    return value if is_text(value) else ""
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
@@ -114,27 +140,3 @@ def _place(name: str, start: Path, child: Path) -> Path | None:
     steps = child.with_name(f"{child.name}.steps")
     kept = sorted(steps.glob(f"{name}-*")) if re.fullmatch(r"\w[\w.-]*", name) and steps.is_dir() else []
     return kept[0] if len(kept) == 1 else None
-
-
-def _stated(folder: Path) -> Sequence[Ancestor]:
-    """The parents that a model card names, as the Hub reads it."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return []
-    said = front_matter(card).get("base_model")
-    names = [said] if is_text(said) else said if is_list(said) else []
-    return [Ancestor(str(name)) for name in names if is_text(name)]
-
-
-def front_matter(card: Path) -> dict[str, Any]:
-    """The YAML at the start of a model card; empty where there is none that can be read."""
-    import yaml
-
-    with card.open(encoding="utf-8", errors="replace") as file:
-        start = file.read(_FRONT_MATTER)
-    match = re.match(r"^---[ \t]*\n(.*?)\n---", start, re.DOTALL)
-    try:
-        found: Any = yaml.safe_load(match[1]) if match else None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return found if is_table(found) else {}

@@ -11,6 +11,7 @@ from modelwright.checkpoint import Checkpoint, TensorRef
 from modelwright.engine import Meeting
 from modelwright.errors import InputError, listing
 from modelwright.recipe import fingerprint
+from modelwright.surgery._names import ordered
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def match(models: Sequence[Checkpoint], labels: Sequence[str]) -> Match:
     """
     structure = Structure()
     found = Match([], [], structure, Layout(models[-1]))
-    names = dict.fromkeys(name for model in (models[-1], *models[:-1]) for name in model)
+    known = dict.fromkeys(name for model in (models[-1], *models[:-1]) for name in model)
+    names = ordered(known, Layout(known))
     lacking: dict[str, list[str]] = {}
     formats: dict[tuple[str, ...], list[str]] = {}
     for name in names:

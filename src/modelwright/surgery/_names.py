@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
-from modelwright.architectures import Place
+from modelwright.architectures import Layout, Place, comes_after_layers
 
 #: What is left of a name below the layer's number, where two numbers make the depth.
 _SECOND_NUMBER = re.compile(r"^(?:blocks?\.|layers?\.)?\d+\.")
@@ -30,6 +30,19 @@ def layer(name: str, place: Place | None) -> str:
     own = re.match(r"\.?(\d+)\.", name.removeprefix(place.stack))  # an adapter may tune some layers only
     number = own[1] if own and not place.nested else str(place.number)
     return f"{place.stack}.{number}" if place.stack else number
+
+
+def ordered(names: Iterable[str], layout: Layout) -> list[str]:
+    """The names as a model computes: what comes before the layers, these by number, what comes after; files are sorted by letters."""
+    stacks = list(layout.stacks)
+
+    def key(name: str) -> tuple[int, int, int]:
+        place = layout.place(name)
+        if place is None:
+            return (2 if comes_after_layers(name) else 0, 0, 0)
+        return (1, stacks.index(place.stack), place.number)
+
+    return sorted(names, key=key)
 
 
 def unique(labels: Sequence[str]) -> list[str]:

@@ -24,11 +24,20 @@ from modelwright.tensors._geometry import (
     row_dot as row_dot,
     row_norm as row_norm,
 )
-from modelwright.tensors._lowrank import as_matrix as as_matrix, polar as polar, singular as singular
+from modelwright.tensors._lowrank import (
+    Road as Road,
+    as_matrix as as_matrix,
+    polar as polar,
+    singular as singular,
+)
 from modelwright.tensors._noise import NoiseKey as NoiseKey, uniform as uniform
 from modelwright.tensors._order import (
     descending_ranks as descending_ranks,
     keep_above as keep_above,
     keep_ranks as keep_ranks,
 )
-from modelwright.tensors._spectrum import EXACT as EXACT, Spectrum as Spectrum, spectrum as spectrum
+from modelwright.tensors._spectrum import (
+    EXACT as EXACT,
+    Spectrum as Spectrum,
+    spectrum as spectrum,
+)

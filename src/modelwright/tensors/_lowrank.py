@@ -7,17 +7,19 @@ Directions whose singular value is below `FLOOR` of the greatest have arbitrary 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from modelwright.tensors._arrays import Array, is_numpy, namespace
 from modelwright.tensors._noise import NoiseKey, uniform
 
-#: Smallest share of the greatest singular value that counts as more than rounding.
-FLOOR = 1e-10
-#: Columns of a sketch beyond those wanted, and how often it is multiplied with the matrix and its transpose.
-_SPARE, _POWERS = 16, 3
+#: How singular vectors are found.
+Road = Literal["exact", "gram", "sketch"]
+#: Smallest share of the greatest singular value that counts as more than rounding; squares lose half of the digits.
+FLOOR, _FLOOR_OF_SQUARES = 1e-10, 1e-7
+#: How often a sketch is multiplied with the matrix and its transpose, and its fewest columns beyond those wanted.
+_POWERS, _SPARE = 4, 16
 #: The sketch has one key for all tensors: it decides how an approximation is found, not what is merged.
 _SKETCH = NoiseKey(seed=0, tensor="sketch")
 
@@ -30,13 +32,14 @@ def as_matrix(a: Array) -> Array:
     return xp.reshape(xp.astype(a, xp.float64, copy=False), (a.shape[0], -1))
 
 
-def singular(a: Array, count: int | None = None, *, sketch: bool = False) -> tuple[Array, Array, Array]:
+def singular(a: Array, count: int | None = None, how: Road = "exact") -> tuple[Array, Array, Array]:
     """The greatest singular values with their vectors, a ~ u diag(s) vt.
 
     Args:
         a: float64, shape (m, n), no side of which is 0.
         count: How many, at most min(m, n); None for all.
-        sketch: Find them in a random subspace, which is cheaper where count is much less than the shorter side.
+        how: `exact`; `gram`: by the eigenvectors of a a^T or a^T a, as good for values that are not tiny, in half the
+            time; `sketch`: in a random subspace, cheaper still for few, and an approximation where values fall slowly.
 
     Returns:
         u (m, count), s (count,) falling, vt (count, n); columns and rows are zero where s is not above the floor.
@@ -46,14 +49,24 @@ def singular(a: Array, count: int | None = None, *, sketch: bool = False) -> tup
     """
     count = min(a.shape) if count is None else count
     xp = namespace(a)
-    if not sketch:
-        u, s, vt = xp.linalg.svd(a, full_matrices=False)
-    else:
-        basis = _range(xp, a, min(count + _SPARE, *a.shape))
+    if how == "gram" and a.shape[0] > a.shape[1]:
+        u, s, vt = singular(a.T, count, how)
+        return vt.T, s, u.T
+    if how == "gram":
+        _, vectors = xp.linalg.eigh(a @ a.T)  # values rise
+        u = xp.flip(vectors[:, a.shape[0] - count :], axis=1)
+        vt = u.T @ a
+        s = xp.sqrt(xp.sum(vt * vt, axis=1))
+        vt = vt / xp.where(s > 0, s, xp.ones_like(s))[:, None]
+    elif how == "sketch":
+        basis = _range(xp, a, min(count + max(count, _SPARE), *a.shape))
         inner, s, vt = xp.linalg.svd(basis.T @ a, full_matrices=False)
         u = basis @ inner
+    else:
+        u, s, vt = xp.linalg.svd(a, full_matrices=False)
     u, s, vt = u[:, :count], s[:count], vt[:count, :]
-    counts = xp.astype(s > FLOOR * s[0], a.dtype) if count else s
+    floor = _FLOOR_OF_SQUARES if how == "gram" else FLOOR
+    counts = xp.astype(s > floor * xp.max(s), a.dtype) if count else s
     return u * counts, s * counts, vt * counts[:, None]
 
 

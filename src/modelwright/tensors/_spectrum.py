@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,8 +43,10 @@ class Spectrum:
         total = float(self.counts @ self.values)
         if total == 0:
             return 0.0
-        p = self.values[self.values > 0] / total
-        return float(np.exp(-(self.counts[self.values > 0] @ (p * np.log(p)))))
+        positive = self.values > 0
+        p: Any = self.values[positive] / total
+        entropy: Any = -(self.counts[positive] @ (p * np.log(p)))
+        return math.exp(entropy)
 
     @property
     def stable_rank(self) -> float:
@@ -125,7 +128,8 @@ def _density(tall: np.ndarray[Any, Any], basis: np.ndarray[Any, Any], rng: np.ra
                 w -= v * (v * w).sum(axis=0)
         beside[:, step] = np.linalg.norm(w, axis=0)
         vectors.append(w / np.maximum(beside[:, step], np.finfo(w.dtype).tiny).astype(w.dtype))
-    nodes, weights = [], []
+    nodes: list[Any] = []
+    weights: list[Any] = []
     for probe in range(PROBES):
         steps = _steps(diagonal[probe], beside[probe])
         inner = beside[probe, : steps - 1]

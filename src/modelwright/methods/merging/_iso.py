@@ -10,6 +10,8 @@ from pydantic import Field
 from modelwright.methods._method import Method, Span, checked
 from modelwright.methods.merging._parts import Weights, added
 from modelwright.methods.merging._subspace import (
+    AUTO,
+    AUTO_DIFFERS,
     MATRICES_DIFFERS,
     PRECISION_DIFFERS,
     WORKSPACE,
@@ -17,7 +19,7 @@ from modelwright.methods.merging._subspace import (
     Matrices,
     SubspaceParams,
     on_matrices,
-    sketched,
+    road,
 )
 from modelwright.tensors import Array, namespace, polar, singular
 
@@ -32,11 +34,7 @@ class IsoCtsParams(SubspaceParams):
     common: Annotated[float, Span(0.5, 0.95)] = Field(
         0.8, ge=0, le=1, description="Share of the directions that come from the sum of the task vectors."
     )
-    decomposition: Decomposition = Field(
-        "auto",
-        description="How each task's own directions are found: exact, in a random subspace (sketch), or auto: a sketch "
-        "where a quarter of the directions or fewer are wanted of 256 and more.",
-    )
+    decomposition: Decomposition = Field("auto", description=AUTO)
 
 
 @checked(IsoCParams, base="required")
@@ -111,7 +109,7 @@ def iso_cts(
         matrices: `all`: tensors of two and more axes, as (first axis, all others); `linear`: of exactly two; `none`.
             The task vectors of all other tensors are averaged.
         common: k / r, in [0, 1]; rounded so that r - k is a multiple of n. 1 is `iso_c`.
-        decomposition: `auto`, `exact` or `sketch`.
+        decomposition: `auto`, `exact`, `gram` or `sketch`.
 
     Returns:
         The merged tensor in the shape and format of the base.
@@ -132,8 +130,8 @@ def iso_cts(
         u, s, vt = singular(added(deltas), side - own * len(deltas))
         parts = [(u, s, vt)]
         if own:
-            sketch = sketched(decomposition, own, deltas[0].shape)
-            parts += [singular(delta - u @ (u.T @ delta), own, sketch=sketch) for delta in deltas]
+            how = road(decomposition, own, deltas[0].shape)
+            parts += [singular(delta - u @ (u.T @ delta), own, how) for delta in deltas]
         xp = namespace(u)
         left = polar(xp.concat([u for u, _, _ in parts], axis=1))
         right = polar(xp.concat([vt for _, _, vt in parts], axis=0))
@@ -196,8 +194,7 @@ ISO_CTS = Method(
         *_DIFFERS,
         "Directions of tasks are never more than there are; the official code takes a negative number of common ones "
         "where common is small and n does not divide r.",
-        "decomposition: auto finds few directions of a large matrix in a random subspace with three power iterations; it is "
-        "the same on every run. The official code always decomposes exactly, as semantics: paper does.",
+        AUTO_DIFFERS,
     ),
     cite=_CITE,
 )

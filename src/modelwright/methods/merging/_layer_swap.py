@@ -103,8 +103,7 @@ def layer_swap(
 def _owner(p: Mapping[str, Any], position: Position) -> Owner:
     """Whose a tensor is."""
     if not position.count:
-        after = position.after and p["head"] != "embeddings"
-        return p["head"] if after else p["embeddings"]
+        return p["head"] if position.after and p["head"] != "embeddings" else p["embeddings"]
     if p["stack"] not in (None, position.stack):
         return p["other_stacks"]
     bottom, top = _outer(p, position.count)

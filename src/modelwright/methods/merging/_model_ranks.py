@@ -53,7 +53,7 @@ def order_statistics(fact: str, label: str, values: Values, ranks: Ranks, unifor
         return np.stack(rows) if rows else np.zeros((1, _BUCKETS), np.int64)
 
     def find_values(counts: Any, p: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-        rows, found = iter(counts), []
+        rows, found = iter(counts), list[list[float]]()
         for i, buckets in enumerate(facts[place]):
             if buckets is None:  # the model has no element
                 found.append([0.0] * len(ranks(1, p, i)))

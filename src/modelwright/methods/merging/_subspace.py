@@ -10,10 +10,10 @@ from pydantic import Field
 
 from modelwright.methods._method import PER_MODEL, Params, Span
 from modelwright.methods.merging._parts import Weights, added, per_model
-from modelwright.tensors import Array, as_matrix, namespace
+from modelwright.tensors import Array, Road, as_matrix, namespace
 
 Matrices = Literal["all", "linear", "none"]
-Decomposition = Literal["auto", "exact", "sketch"]
+Decomposition = Literal["auto", "exact", "gram", "sketch"]
 
 #: Bytes for each element of a tensor: its task vector as float64, its singular vectors and LAPACK's workspace.
 WORKSPACE = 64.0
@@ -23,6 +23,16 @@ MATRICES_DIFFERS = (
     "the official code averages everything that has not two axes (matrices: linear, the value of semantics: paper).",
     "The official code averages CLIP's text_projection too; names are the recipe's: give it, and embeddings of large "
     "vocabularies, matrices: none by a filter.",
+)
+AUTO = (
+    "How singular vectors are found: exact; gram: by eigenvectors of the smaller product with its transpose; sketch: in a "
+    "random subspace; auto: gram for half the directions or fewer of 256 and more, sketch for a 64th or fewer of 2048 and "
+    "more, else exact."
+)
+AUTO_DIFFERS = (
+    "decomposition: auto takes eigenvectors of a product for few directions of a large matrix, which agree with exact ones to "
+    "six digits where singular values are above 1e-5 of the greatest, and a random subspace for very few of a very large one, "
+    "an approximation that is the same on every run. The official code always decomposes exactly, as semantics: paper does."
 )
 PRECISION_DIFFERS = (
     "Singular values and products are float64 (the official code: float32), and directions whose singular value is below "
@@ -76,7 +86,11 @@ def on_matrices(
     return base + xp.astype(xp.reshape(merged, base.shape), base.dtype) * lambda_
 
 
-def sketched(decomposition: Decomposition, count: int, shape: Sequence[int]) -> bool:
-    """Whether `count` directions of a matrix are found by a sketch."""
-    cheaper = min(shape) >= 256 and 4 * count <= min(shape)
-    return decomposition == "sketch" or (decomposition == "auto" and cheaper)
+def road(decomposition: Decomposition, count: int, shape: Sequence[int]) -> Road:
+    """How `count` directions of a matrix are found: as asked, or the cheapest way that is as good."""
+    if decomposition != "auto":
+        return decomposition
+    side = min(shape)
+    if side >= 2048 and 64 * count <= side:
+        return "sketch"
+    return "gram" if side >= 256 and 2 * count <= side else "exact"

@@ -9,6 +9,8 @@ from pydantic import Field
 from modelwright.methods._method import Method, checked
 from modelwright.methods.merging._parts import Weights
 from modelwright.methods.merging._subspace import (
+    AUTO,
+    AUTO_DIFFERS,
     MATRICES_DIFFERS,
     PRECISION_DIFFERS,
     WORKSPACE,
@@ -16,7 +18,7 @@ from modelwright.methods.merging._subspace import (
     Matrices,
     SubspaceParams,
     on_matrices,
-    sketched,
+    road,
 )
 from modelwright.tensors import Array, namespace, polar, singular
 
@@ -27,11 +29,7 @@ class TsvParams(SubspaceParams):
     rank: float | None = Field(
         None, gt=0, le=1, description="Share of the directions that each model keeps; absent for 1/n of n models."
     )
-    decomposition: Decomposition = Field(
-        "auto",
-        description="How singular vectors are found: exact, in a random subspace (sketch), or auto: a sketch where a "
-        "quarter of the directions or fewer are kept of 256 and more.",
-    )
+    decomposition: Decomposition = Field("auto", description=AUTO)
 
 
 @checked(TsvParams, base="required")
@@ -58,7 +56,7 @@ def tsv(
         matrices: `all`: tensors of two and more axes, as (first axis, all others); `linear`: of exactly two; `none`.
             The task vectors of all other tensors are averaged.
         rank: k as a share of the shorter side, in (0, 1]; None for 1/n. At least one direction is kept.
-        decomposition: `auto`, `exact` or `sketch`.
+        decomposition: `auto`, `exact`, `gram` or `sketch`.
 
     Returns:
         The merged tensor in the shape and format of the base.
@@ -85,8 +83,8 @@ def tsv(
         count = max(1, side // len(deltas) if rank is None else int(rank * side))
         if len(deltas) == 1 and count == side:
             return deltas[0]  # all of its directions, and nothing to be made orthogonal to
-        sketch = sketched(decomposition, count, deltas[0].shape)
-        parts = [singular(delta, count, sketch=sketch) for delta in deltas]
+        how = road(decomposition, count, deltas[0].shape)
+        parts = [singular(delta, count, how) for delta in deltas]
         xp = namespace(deltas[0])
         left = polar(xp.concat([u for u, _, _ in parts], axis=1))
         right = polar(xp.concat([vt for _, _, vt in parts], axis=0))
@@ -116,8 +114,7 @@ TSV = Method(
         "vector cut to its k directions. The official code adds an arbitrary matrix of the same norm.",
         "At least one direction of each task is kept; the official code keeps none, and so drops the tensor's change, where "
         "the shorter side is less than the number of tasks.",
-        "decomposition: auto finds few directions of a large matrix in a random subspace with three power iterations; it is "
-        "the same on every run. The official code always decomposes exactly, as semantics: paper does.",
+        AUTO_DIFFERS,
         "Weights per model and rank are ours; the paper has n equal tasks and 1/n.",
     ),
     cite="""@inproceedings{gargiulo2025tsv,

@@ -10,9 +10,11 @@ from modelwright.tensors.kernels._combine import (
     NOISE as NOISE,
     NONE as NONE,
     PLAIN as PLAIN,
+    PLANE as PLANE,
     RANKS as RANKS,
     SUM as SUM,
     combine as combine,
+    pack_mask as pack_mask,
 )
 from modelwright.tensors.kernels._contrast import contrast as contrast
 from modelwright.tensors.kernels._formats import BF16 as BF16, F16 as F16, F32 as F32, TILE as TILE

@@ -19,6 +19,8 @@ ALL, RANKS, NOISE, NONE, MASK = 0, 1, 2, 3, 4
 #: How signs are elected, and how entries that agree are joined.
 PLAIN, SUM, COUNT = 0, 1, 2
 ADD, MEAN, MAX = 0, 1, 2
+#: Elements of a tile that share a bit of the bytes of a mask.
+PLANE = TILE // 8
 #: More ties than any block has: so many mean all of them.
 MANY = 1 << 40
 
@@ -130,12 +132,33 @@ def keep_ranks(x: Any, low: Any, high: Any, left: Any) -> None:
 
 @kernel
 def masked(x: Any, mask: Any, first: int) -> None:
-    """Zero the elements whose bit is not set; the first one's is bit 0 of byte `first` / 8."""
-    n = len(x)
-    for at in range(0, n, 8):
-        byte = mask[(first + at) >> 3]
-        for j in range(min(8, n - at)):
-            x[at + j] = x[at + j] if byte & np.uint8(1 << j) else np.float32(0)
+    """Zero the elements of a tile whose bit is not set.
+
+    Args:
+        x: A tile, whole or the last of its range.
+        mask: Bits of the range, `PLANE` bytes for a tile: byte j has those of elements j, j + PLANE, j + 2 PLANE ..., so that
+            neighbours are in neighbouring bytes.
+        first: Place of the tile in the range, a multiple of `TILE`.
+    """
+    bits, n = x.view(np.uint32), len(x)
+    bytes_of = mask[first >> 3 : (first >> 3) + PLANE]
+    for plane in range(8):
+        shift, part = np.uint32(plane), bits[min(plane * PLANE, n) : min((plane + 1) * PLANE, n)]
+        for j in range(len(part)):  # a bit that is set becomes a mask of ones
+            bit = np.uint32((np.uint32(bytes_of[j]) >> shift) & np.uint32(1))
+            part[j] &= np.uint32(np.uint32(0) - bit)
+
+
+@kernel
+def pack_mask(kept: Any, mask: Any) -> None:
+    """Set the bits of the elements of a range whose byte is 1, in a mask of zeros as `masked` takes it."""
+    n = len(kept)
+    for first in range(0, n, TILE):
+        bytes_of = mask[first >> 3 : (first >> 3) + PLANE]
+        for plane in range(8):
+            part = kept[min(first + plane * PLANE, n) : min(first + (plane + 1) * PLANE, n)]
+            for j in range(len(part)):
+                bytes_of[j] |= np.uint8(part[j] << np.uint8(plane))
 
 
 @kernel
@@ -223,7 +246,7 @@ def kept_delta(raw: Any, codes: Any, i: int, at: int, base: Any, deltas: bool, k
         base: The base's tile.
         deltas: Whether the base is subtracted.
         keep: Of each model how (`ALL`, `RANKS`, `NOISE`, `NONE`, `MASK`), bounds as bits, ties left, noise keys, the place
-            of the block in its range, which is a noise segment, and a row of bits for the range.
+            of the block in its range, which is a noise segment, and bits for the range (see `masked`).
         x: The tile to fill.
     """
     bad = widen_delta(raw[i], codes[i], at, base, x) if deltas else widen(raw[i], codes[i], at, x)

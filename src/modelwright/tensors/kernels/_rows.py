@@ -38,9 +38,9 @@ def keep_by_rank(
         noise: Of each model the two words of its key for this range, and a third that is not used.
         place: Where the first entry lies, counted from the range's first; below 0 where its row begins earlier.
         size: Entries of the range; what lies outside is ranked, but not written.
-        out: For the result: a row of `size` bytes for each of the `owner`s, not 0 where an entry is kept.
+        out: For the result: a row of `size` bytes for each of the `owner`s, 1 where an entry is kept, else 0.
         tiles: Scratch of (2, row) float32.
-        words: Scratch of (3, row) uint32.
+        words: Scratch of (4, row + 1) uint32.
         buckets: Scratch of (3, BUCKETS + 1) uint32.
 
     Returns:
@@ -66,17 +66,16 @@ def _keep(sizes: Any, table: Any, key: Any, at: int, size: int, out: Any, words:
     """One row of one model; its first entry has place `at` in the range."""
     n = len(sizes)
     start, stop = max(0, -at), min(n, size - at)
-    place, drawn = words[1][:n], words[2][: stop - start]
+    place, drawn, listed = words[1][:n], words[2][: stop - start], words[3]
     last = _bucket(sizes, place)
     least, most = buckets[1][: last + 1], buckets[2][: last + 1]
     _bound(place, last, table, buckets[0][: last + 1], least, most)
     bits_of(drawn, at + start, key)
-    unsure = _compare(drawn, place[start:stop], least, most, out[at + start : at + stop])
-    if unsure == 0:
-        return
-    for i in range(start, stop):
-        if out[at + i] == 1:
-            out[at + i] = np.uint8(drawn[i - start] < table[_rank(sizes, i)])
+    kept = out[at + start : at + stop]
+    unsure = _compare(drawn, place[start:stop], table, least, most, kept, listed)
+    for k in range(unsure):
+        i = listed[k]
+        kept[i] = np.uint8(drawn[i] < table[_rank(sizes, start + i)])
 
 
 @kernel
@@ -90,7 +89,7 @@ def _bucket(sizes: Any, place: Any) -> Any:
         low = size if size < low else low
     low = np.uint32(low + np.uint32(1))
     many = 64
-    while many < BUCKETS and many < len(sizes):
+    while many < BUCKETS and 4 * many < len(sizes):  # a bucket costs more than an entry
         many *= 2
     shift = np.uint32(0)
     while high > 0 and ((high - low) >> shift) >= many:
@@ -120,14 +119,25 @@ def _bound(place: Any, last: int, table: Any, counts: Any, least: Any, most: Any
 
 
 @kernel
-def _compare(drawn: Any, place: Any, least: Any, most: Any, out: Any) -> Any:
-    """2 for what is kept whatever its exact rank, 0 for what is dropped, 1 for the rest; how many these are."""
+def _compare(drawn: Any, place: Any, table: Any, least: Any, most: Any, out: Any, listed: Any) -> Any:
+    """1 for what is kept whatever its exact rank, else 0; list the entries for which it matters, and say how many they are.
+
+    Without branches: they would be taken at random.
+    """
+    low, span = table[0], np.uint32(table[len(table) - 1] - table[0])
     for i in range(len(drawn)):
-        bits, b = drawn[i], place[i]
-        out[i] = np.uint8(np.uint8(bits < least[b]) + np.uint8(bits < most[b]))
+        out[i] = np.uint8(drawn[i] < low)
+    between = 0
+    for i in range(len(drawn)):  # below `low` it wraps around to a large number
+        listed[between] = np.uint32(i)
+        between += int(np.uint32(drawn[i] - low) < span)
     unsure = 0
-    for i in range(len(out)):
-        unsure += out[i] == 1
+    for k in range(between):
+        i = listed[k]
+        bits, b = drawn[i], place[i]
+        out[i] = np.uint8(bits < least[b])
+        listed[unsure] = i
+        unsure += int((bits >= least[b]) & (bits < most[b]))
     return unsure
 
 
@@ -136,8 +146,8 @@ def _rank(sizes: Any, i: int) -> Any:
     """How many magnitudes of a row rank below one of them: smaller ones, and equal ones that come after it."""
     wanted = sizes[i]
     below = np.uint32(0)
-    for j in range(len(sizes)):
+    for j in range(i):
         below = np.uint32(below + np.uint32(sizes[j] < wanted))
     for j in range(i + 1, len(sizes)):
-        below = np.uint32(below + np.uint32(sizes[j] == wanted))
+        below = np.uint32(below + np.uint32(sizes[j] <= wanted))
     return below

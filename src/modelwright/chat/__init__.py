@@ -1,0 +1,79 @@
+"""Ensembles of chat models: several replies, one answer, at known cost."""
+
+from modelwright.chat._cache import Cache as Cache
+from modelwright.chat._combine import (
+    COMBINERS as COMBINERS,
+    Combiner as Combiner,
+    Decision as Decision,
+    Ties as Ties,
+    chosen as chosen,
+    least_more as least_more,
+    plurality as plurality,
+    settled as settled,
+    verified as verified,
+    weighted as weighted,
+)
+from modelwright.chat._dylan import (
+    DYLAN as DYLAN,
+    DylanParams as DylanParams,
+    Round as Round,
+    agent_importance as agent_importance,
+    best_team as best_team,
+    dylan as dylan,
+    edge_weights as edge_weights,
+    importances as importances,
+)
+from modelwright.chat._equality import (
+    EQUALITIES as EQUALITIES,
+    Same as Same,
+    exact as exact,
+    groups as groups,
+    near as near,
+    normalised as normalised,
+    symbolic as symbolic,
+)
+from modelwright.chat._ledger import BudgetError as BudgetError, Ledger as Ledger, Spent as Spent, cost as cost
+from modelwright.chat._messages import (
+    Agent as Agent,
+    Backend as Backend,
+    Message as Message,
+    Reply as Reply,
+    Request as Request,
+    user as user,
+    with_system as with_system,
+)
+from modelwright.chat._openai import OpenAIBackend as OpenAIBackend
+from modelwright.chat._panel import PROGRAMS as PROGRAMS, Panel as Panel, is_panel as is_panel, panel as panel
+from modelwright.chat._parsers import (
+    Parser as Parser,
+    boxed as boxed,
+    choice as choice,
+    code as code,
+    json_by as json_by,
+    number as number,
+    pattern as pattern,
+    text as text,
+)
+from modelwright.chat._predictor import (
+    Conversations as Conversations,
+    PanelPredictor as PanelPredictor,
+    panel_predictor as panel_predictor,
+)
+from modelwright.chat._programs import (
+    MOA as MOA,
+    SELF_CONSISTENCY as SELF_CONSISTENCY,
+    SELF_MOA_SEQ as SELF_MOA_SEQ,
+    MixtureParams as MixtureParams,
+    Program as Program,
+    ProgramParams as ProgramParams,
+    SelfConsistencyParams as SelfConsistencyParams,
+    SequentialParams as SequentialParams,
+    moa as moa,
+    self_consistency as self_consistency,
+    self_moa_seq as self_moa_seq,
+)
+from modelwright.chat._scripted import ScriptedBackend as ScriptedBackend
+from modelwright.chat._session import Session as Session, together as together
+from modelwright.chat._talk import Outcome as Outcome, Step as Step, Talk as Talk
+from modelwright.chat._transcript import Transcript as Transcript, read_transcript as read_transcript
+from modelwright.chat._transformers import TransformersBackend as TransformersBackend

@@ -1,0 +1,89 @@
+"""How requests are worded: templates in `templates/`, and the forms that replies are asked to have.
+
+Texts of members are data. They stand between marks that nothing inside can imitate, and are never rendered as templates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from modelwright.evaluate._predictor import needs
+
+#: What a template asks the end of a reply to be; parsers and scripts look for nothing else.
+FORMS = {
+    "rate": "End with one integer for each reply, in their order, from 1 (wrong) to 5 (right), in double brackets, as in "
+    "[[5, 1, 3]].",
+    "rank": "End with the numbers of the best replies in brackets, the best one first, as in [2, 1].",
+    "select": "End with the number of that reply in brackets, as in [2].",
+    "verify": "End with one word in brackets: [right] or [wrong].",
+    "merge": "Write one reply of the highest quality to the conversation below.",
+}
+
+_BLOCK = re.compile(r"^<reply (\d+)>\n(.*?)\n</reply \1>$", re.MULTILINE | re.DOTALL)
+_MARK = re.compile(r"<(?=/?reply \d)")
+
+
+def blocks(texts: Sequence[str]) -> str:
+    """Replies between marks, numbered from 1; what looks like a mark inside a text loses its bracket.
+
+    Example:
+        >>> print(blocks(["It is 4."]))
+        <reply 1>
+        It is 4.
+        </reply 1>
+    """
+    return "\n".join(f"<reply {i}>\n{_MARK.sub('(', text)}\n</reply {i}>" for i, text in enumerate(texts, 1))
+
+
+def read_blocks(text: str) -> list[str]:
+    """The replies that `blocks` put into a text."""
+    return [match[2] for match in _BLOCK.finditer(text)]
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template, `templates/NAME.j2`."""
+    return _template(template).render(forms=FORMS, **values).strip()
+
+
+@cache
+def _template(name: str) -> Any:
+    jinja2 = needs("jinja2", "asking chat models", "chat")
+    text = (files("modelwright.chat") / "templates" / f"{name}.j2").read_text(encoding="utf-8")
+    return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(text)  # no HTML here
+
+
+_LIST = re.compile(r"\[\s*(-?\d+(?:\s*,\s*-?\d+)*)\s*\]")
+_LISTS = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
+_WORD = re.compile(r"\[\s*(right|wrong)\s*\]", re.IGNORECASE)
+
+
+def read_ratings(text: str, count: int) -> list[int] | None:
+    """The last [[..]]: an integer for each of `count` replies, what is none read as 0; None where their number differs."""
+    found = _LISTS.findall(text)
+    if not found:
+        return None
+    parts = [part.strip() for part in found[-1].split(",")]
+    if len(parts) != count:
+        return None
+    return [int(part) if re.fullmatch(r"-?\d{1,9}", part) else 0 for part in parts]
+
+
+def read_ranks(text: str, count: int) -> list[int] | None:
+    """The last [i, j, ..] as positions from 0, best first; None where there is none or a number is of no reply."""
+    found = _LIST.findall(text)
+    if not found:
+        return None
+    numbers = list(dict.fromkeys(int(word) for word in found[-1].split(",")))
+    if any(not 1 <= number <= count for number in numbers):
+        return None
+    return [number - 1 for number in numbers]
+
+
+def read_verdict(text: str) -> bool | None:
+    """The last [right] or [wrong]; None where there is neither."""
+    found = _WORD.findall(text)
+    return found[-1].lower() == "right" if found else None

@@ -1,0 +1,102 @@
+"""`mw extract` and `mw apply`."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from modelwright.cli._merge import Bar, run_merge, size_text
+from modelwright.errors import InputError, RunError, printable
+from modelwright.surgery._delta import Delta, application, extract
+
+_VERSION = 1
+_WORDS = {
+    "same": "as in the base", "sparse": "by the entries that changed", "bits": "by all their bits",
+    "whole": "whole, because the base has none of that shape and format", "factors": "as low-rank factors",
+}  # fmt: skip
+
+
+def run_extract(
+    tuned: str,
+    base: str,
+    out: str,
+    rank: int | None,
+    options: Mapping[str, Any],
+    *,
+    exact: bool,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Extract, and say how each tensor is stored and what is lost."""
+    if exact and rank is not None:
+        raise InputError(
+            "--exact and --rank exclude each other: factors of a rank are not exact", "Leave one of them out."
+        )
+    started = time.time()
+    delta = extract(tuned, base=base, rank=rank, threads=options["threads"])
+    with Bar(enabled=not quiet and not json) as bar:
+        result = delta.save(out, **options, progress=bar.update)
+    if json:
+        print(json_module.dumps(_as_json(delta, str(result.out), result.bytes_out), indent=1, ensure_ascii=False))  # noqa: T201
+        return
+    if quiet:
+        return
+    from rich.console import Console
+
+    console = Console()
+    whole = sum(change.stored for change in delta.changes)
+    for form, words in _WORDS.items():
+        group = [change for change in delta.changes if change.form == form]
+        if group:
+            stored = sum(change.stored for change in group)
+            console.print(
+                f"  {len(group)} tensor{'s' * (len(group) != 1)} {words}: {size_text(stored)}",
+                highlight=False,
+                markup=False,
+            )
+    said = (
+        "exact: it comes back to the bit"
+        if delta.exact
+        else f"relative error of the task vector in these: {delta.error:.3g}"
+    )
+    console.print(f"  {said}", highlight=False, markup=False)
+    seconds = time.time() - started
+    console.print(
+        printable(f"extracted into {result.out}: {size_text(whole)} in {seconds:.1f} s"),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _as_json(delta: Delta, out: str, nbytes: int) -> dict[str, Any]:
+    changes = [
+        {"tensor": c.name, "form": c.form, "bytes": c.stored, "changed": c.changed, "error": c.error}
+        for c in delta.changes
+    ]
+    return {
+        "version": _VERSION, "ok": True, "out": out, "bytes_written": nbytes, "exact": delta.exact, "error": delta.error,
+        "tensors": changes,
+    }  # fmt: skip
+
+
+def run_apply(
+    base: str, delta: str, out: str, options: Mapping[str, Any], *, exact: bool, json: bool, quiet: bool
+) -> None:
+    """Apply, with a progress bar on stderr and a line about the result."""
+    job = application(base, delta)
+    if exact:
+        lossy = [name for name, ref in job.plans()[0].models[0].items() if ref.source.endswith(": factors")]
+        if lossy:
+            raise InputError(
+                f"{delta} is not exact: {len(lossy)} of its tensors are low-rank factors, such as {lossy[0]}",
+                "Extract it again without --rank, or leave --exact out.",
+            )
+    try:
+        run_merge(job, out, options, json=json, quiet=quiet, done="applied into")
+    except InputError as error:  # found while tensors were read
+        if str(error).startswith(delta):
+            raise RunError(str(error)) from None
+        raise
