@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, strategies as st
 
 from modelwright.engine import LICENCES, verdict
 
@@ -36,24 +35,22 @@ def test_the_table(a: str, b: str) -> None:
     assert told(a, b) == TABLE[a][NAMES.index(b)]
 
 
-KNOWN = st.lists(st.sampled_from([*sorted(LICENCES), None, "odd"]), min_size=1, max_size=4)
+TRIPLES = list(itertools.product([*sorted(LICENCES)[::3], "apache-2.0", "llama3", "gpl-3.0", None, "odd"], repeat=3))
 
 
-@given(KNOWN, st.randoms())
-def test_order_and_repetition_mean_nothing(licences: list[str | None], random: object) -> None:
-    shuffled = [*licences, licences[0]]
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert verdict(shuffled) == verdict(licences)
+def test_order_and_repetition_mean_nothing() -> None:
+    for a, b, c in TRIPLES:
+        assert verdict([c, a, b, a]) == verdict([a, b, c]), (a, b, c)
 
 
-@given(KNOWN)
-def test_more_models_never_lift_a_condition(licences: list[str | None]) -> None:
-    found, first = verdict(licences), verdict(licences[:1])
-    assert found.because
-    if found.licence is not None:
-        assert first.licence is not None
-        assert set(first.duties) <= set(found.duties)
-        assert first.outcome == "allowed" or found.outcome == "non-commercial"
+def test_more_models_never_lift_a_condition() -> None:
+    for licences in TRIPLES:
+        found, first = verdict(licences), verdict(licences[:1])
+        assert found.because, licences
+        if found.licence is not None:
+            assert first.licence is not None, licences
+            assert set(first.duties) <= set(found.duties), licences
+            assert first.outcome == "allowed" or found.outcome == "non-commercial", licences
 
 
 @pytest.mark.parametrize("licence", sorted(LICENCES))
