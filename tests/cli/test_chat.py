@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write(name, samples=samples)
     task = {
         "kind": "generation",
-        "data": {"test": "q.jsonl"},
+        "data": "q.jsonl",
         "prompt": "{{ question }}",
         "target": "answer",
         "metric": "number_match",
