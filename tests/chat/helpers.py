@@ -9,9 +9,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hypothesis import HealthCheck
+
 from modelwright.chat import Agent, Outcome, Panel, ScriptedBackend, Session, pattern, together
 from modelwright.evaluate import Sampling
 
+#: For hypothesis: the same examples each time, however busy the machine is.
+STEADY = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
 ANSWER = pattern(r"The answer is (\S+?)\.")
 
 

@@ -11,6 +11,8 @@ from hypothesis import given, settings, strategies as st
 from modelwright.chat import Decision, Ties, chosen, least_more, near, plurality, settled, verified, weighted
 from modelwright.errors import InputError
 
+from .helpers import STEADY
+
 ANSWERS = st.lists(st.one_of(st.none(), st.sampled_from("abc")), max_size=9)
 TIES = st.sampled_from(["first", "abstain", "random"])
 
@@ -44,6 +46,7 @@ def test_weights() -> None:
 
 
 @given(ANSWERS, TIES)
+@settings(**STEADY)
 def test_a_vote_of_one_each_is_a_plurality(answers: list[Any], ties: Ties) -> None:
     assert plurality(answers, ties=ties) == weighted(answers, [1.0] * len(answers), ties=ties)
 
@@ -53,6 +56,7 @@ def test_a_vote_of_one_each_is_a_plurality(answers: list[Any], ties: Ties) -> No
         lambda x: st.tuples(st.just(x), st.permutations(x))
     )
 )
+@settings(**STEADY)
 def test_the_order_of_a_vote_without_a_tie_changes_nothing(both: tuple[list[str], list[str]]) -> None:
     first, second = plurality(both[0]), plurality(both[1])
     assert first.tied == second.tied
@@ -61,7 +65,7 @@ def test_the_order_of_a_vote_without_a_tie_changes_nothing(both: tuple[list[str]
 
 
 @given(ANSWERS, TIES)
-@settings(max_examples=400)
+@settings(max_examples=400, **STEADY)
 def test_stopping_early_changes_nothing_and_wastes_nothing(answers: list[Any], ties: Ties) -> None:
     """The decision on the answers that were asked for is that on all; and waves ask for no more than one by one."""
     n = len(answers)
@@ -74,7 +78,7 @@ def test_stopping_early_changes_nothing_and_wastes_nothing(answers: list[Any], t
 
 
 @given(st.lists(st.one_of(st.none(), st.sampled_from("ab")), max_size=4), st.integers(0, 3), TIES)
-@settings(max_examples=300)
+@settings(max_examples=300, **STEADY)
 def test_settled_is_exactly_that_no_continuation_decides_otherwise(seen: list[Any], left: int, ties: Ties) -> None:
     """By all continuations; random ties take every key, so a tie of several is not settled."""
     found = set()

@@ -22,7 +22,7 @@ from modelwright.chat import (
 from modelwright.chat._forms import FORMS, read_blocks
 from modelwright.errors import InputError
 
-from .helpers import accuracy, close, panel, questions, script, solve
+from .helpers import STEADY, accuracy, close, panel, questions, script, solve
 
 N = 800
 NAMES = ("a", "b", "c", "d")
@@ -145,7 +145,7 @@ def rounds_of(ratings: list[list[int]]) -> list[Round]:
         lambda n: st.lists(st.lists(st.integers(-2, 9), min_size=n, max_size=n), min_size=n, max_size=n)
     )
 )
-@settings(max_examples=60)
+@settings(max_examples=60, **STEADY)
 def test_back_propagation_by_hand(ratings: list[list[int]]) -> None:
     n = len(ratings)
     agrees = ["0"] if n < 3 else ["0", "2"]

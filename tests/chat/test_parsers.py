@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from modelwright.chat import (
     boxed,
@@ -27,6 +27,8 @@ from modelwright.chat import (
 from modelwright.chat._equality import as_number
 from modelwright.chat._forms import blocks, read_blocks, read_ranks, read_ratings, read_verdict, render
 from modelwright.errors import InputError
+
+from .helpers import STEADY
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,7 @@ def test_number(said: str, found: str | None) -> None:
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**9), max_value=10**9))
+@settings(**STEADY)
 def test_any_number_is_read_back(value: Decimal) -> None:
     assert Decimal(number()(f"The answer is {value:,}.") or "nan") == value
 
@@ -134,6 +137,7 @@ def test_pattern_and_text() -> None:
 
 
 @given(st.text(max_size=300))
+@settings(**STEADY)
 def test_parsers_read_or_abstain_whatever_is_said(said: str) -> None:
     for parser in (choice(), number(), boxed(), code(), json_by({}), pattern("a(b)?"), text()):
         found = parser(said)
@@ -190,6 +194,7 @@ def test_groups_keep_what_came_before() -> None:
 
 
 @given(st.lists(st.text(alphabet="<>/reply 123\nab", max_size=40), max_size=5))
+@settings(**STEADY)
 def test_a_reply_cannot_imitate_another(texts: list[str]) -> None:
     found = read_blocks(f"before\n{blocks(texts)}\nafter")
     assert len(found) == len(texts)

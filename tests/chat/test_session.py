@@ -36,7 +36,7 @@ from modelwright.chat._ledger import cost, most
 from modelwright.errors import InputError, RunError
 from modelwright.evaluate import Price, Sampling
 
-from .helpers import agent, questions, script
+from .helpers import STEADY, agent, questions, script
 
 WARM = Sampling(max_tokens=50, temperature=0.7)
 
@@ -190,7 +190,7 @@ def spend(session: Session, whom: Agent, count: int) -> list[Any]:
     st.floats(0, 0.002),
     st.sets(st.integers(0, 24)),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, **STEADY)
 def test_no_order_of_replies_exceeds_the_budget(sizes: list[int], calls: int, budget: float, fails: set[int]) -> None:
     price = Price(tokens_in=1, tokens_out=5, call=1e-5)
     whom = Agent("a", Priced(sizes, fails), sampling=WARM, price=price)

@@ -22,9 +22,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write(name, samples=samples)
     task = {
         "kind": "generation",
-        "data": {"test": "q.jsonl"},
+        "data": "q.jsonl",
         "prompt": "{{ question }}",
-        "answer": "answer",
+        "target": "answer",
         "metric": "number_match",
         "extract": r"answer is (\S+)\.",
     }
@@ -129,19 +129,7 @@ def test_panels_are_evaluated_within_their_budget(folder: Path, capsys: pytest.C
 
 def test_a_budget_needs_a_panel(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pyarrow")
-    command = [
-        "eval",
-        "--task",
-        "sums.yml",
-        "-o",
-        "r",
-        "--budget",
-        "1",
-        "--backend",
-        "http://127.0.0.1:9/v1",
-        "--model",
-        "m",
-    ]
-    assert run(command) in (1, 2)
+    server = ["--backend", "http://127.0.0.1:9/v1", "--model", "m"]
+    assert run(["eval", "--task", "sums.yml", "-o", "r", "--budget", "1", *server]) == 2
     err = capsys.readouterr().err
     assert "--budget is for panels of chat models, and there is none" in err

@@ -91,6 +91,7 @@ def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) 
         return _judged(references, tasks, options)
     if not tasks:
         raise InputError("evaluation needs a task", "Give --task FILE, a task file or data.")
+    _check_budget(references, options.budget)
     far = _server(references, options)
     found = [task for one in tasks for task in tasks_of(one)]
     if options.metric is not None:
@@ -122,7 +123,7 @@ def _with_panels(references: Sequence[str], options: Asking, panels: ExitStack) 
     """The references, with panels of chat models as the systems that they are.
 
     Raises:
-        InputError: A panel cannot be, or there is a budget and no panel.
+        InputError: A panel cannot be.
     """
     from modelwright.chat import is_panel, panel, panel_predictor
 
@@ -135,9 +136,14 @@ def _with_panels(references: Sequence[str], options: Asking, panels: ExitStack) 
             given.append(one)
         else:
             given.append(reference)
-    if options.budget is not None and given == list(references):
-        raise InputError("--budget is for panels of chat models, and there is none", "Leave it out.")
     return given
+
+
+def _check_budget(references: Sequence[str], budget: float | None) -> None:
+    from modelwright.chat import is_panel
+
+    if budget is not None and not any(is_panel(labelled(reference)[1]) for reference in references):
+        raise InputError("--budget is for panels of chat models, and there is none", "Leave it out.")
 
 
 def _server(references: Sequence[str], options: Asking) -> list[ServerPredictor]:

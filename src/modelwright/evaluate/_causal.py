@@ -345,7 +345,7 @@ class CausalPredictor(Predictor):
         found: list[Generated | None] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: -len(reads[i]))
         for batch in self._prompt_batches(order, reads, sampling.max_tokens):
-            own = [sampling.seed if seeds is None else seeds[i] for i in batch]
+            own = None if seeds is None else [seeds[i] for i in batch]
             written = _Writing(self, [reads[i] for i in batch], [str(prompts[i]) for i in batch], sampling, own).run()
             for i, answer in zip(batch, written, strict=True):
                 found[i] = answer
@@ -396,7 +396,7 @@ class _Writing:
         reads: list[list[int]],
         prompts: list[str],
         sampling: Sampling,
-        seeds: Sequence[int],
+        seeds: Sequence[int] | None = None,
     ):
         import torch
 
@@ -407,7 +407,7 @@ class _Writing:
         self._logprobs: list[list[float]] = [[] for _ in reads]
         keys = [
             xxhash.xxh3_64_intdigest(p.encode("utf-8", "surrogatepass"), seed=seed)
-            for p, seed in zip(prompts, seeds, strict=True)
+            for p, seed in zip(prompts, seeds or [sampling.seed] * len(prompts), strict=True)
         ]
         self._noise = [torch.Generator().manual_seed(key >> 1) for key in keys]
 
