@@ -58,7 +58,8 @@ class Spectrum:
         if self.energy == 0:
             return 0
         held: Any = np.cumsum(self.counts * self.values**2)
-        at = min(int(np.searchsorted(held, share * held[-1] * (1 - 1e-12))), len(held) - 1)
+        found: Any = np.searchsorted(held, share * held[-1] * (1 - 1e-12))
+        at = min(int(found), len(held) - 1)
         before = float(held[at - 1]) if at else 0.0
         inside = (share * float(held[-1]) - before) / float(self.values[at]) ** 2
         return max(1, int(np.ceil(float(self.counts[:at].sum()) + inside - 1e-9)))
