@@ -15,6 +15,7 @@ import typer.main
 import yaml
 
 import modelwright as mw
+from modelwright.chat import panel
 from modelwright.cli._app import app, run
 from modelwright.evaluate import KINDS, Gate
 from modelwright.methods import METHODS
@@ -30,7 +31,10 @@ def by_page(pages: list[Path]) -> list[Any]:
 YAML = [block for page in PAGES for block in blocks(page, "yaml")]
 TASKS = [pytest.param(b, id=b.id) for b in YAML if re.search(r"^data:", b.text, re.MULTILINE)]
 GATES = [pytest.param(b, id=b.id) for b in YAML if re.search(r"^systems:", b.text, re.MULTILINE)]
-RECIPES = [pytest.param(b, id=b.id) for b in YAML if not re.search(r"^(data|systems):", b.text, re.MULTILINE)]
+RECIPES = [
+    pytest.param(b, id=b.id) for b in YAML if not re.search(r"^(data|systems|kind: panel)\b", b.text, re.MULTILINE)
+]
+PANELS = [pytest.param(b, id=b.id) for b in YAML if re.search(r"^kind: panel$", b.text, re.MULTILINE)]
 LINES = [
     pytest.param(command, id=f"{page.relative_to(ROOT)}:{line}") for page in PAGES for line, command in commands(page)
 ]
@@ -202,3 +206,10 @@ def test_the_error_message_is_the_real_one(workshop: Path, capsys: pytest.Captur
     (shown,) = blocks(DOCS / "index.md", "text")
     pattern = re.escape(shown.text).replace(re.escape("..."), ".*")
     assert re.fullmatch(pattern, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("block", PANELS)
+def test_panels_are_accepted(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "panel.yml"
+    path.write_text(block.text, encoding="utf-8")
+    panel(path)
