@@ -57,8 +57,8 @@ class Spectrum:
         """The least number of leading values that hold a share in (0, 1] of the energy; 0 for a zero matrix."""
         if self.energy == 0:
             return 0
-        held: Any = np.cumsum(self.counts * self.values**2)
-        found: Any = np.searchsorted(held, share * held[-1] * (1 - 1e-12))
+        held: np.ndarray[Any, np.dtype[np.float64]] = np.cumsum(self.counts * self.values**2)
+        found = np.searchsorted(held, share * float(held[-1]) * (1 - 1e-12))
         at = min(int(found), len(held) - 1)
         before = float(held[at - 1]) if at else 0.0
         inside = (share * float(held[-1]) - before) / float(self.values[at]) ** 2
