@@ -36,7 +36,9 @@ def test_recipes_are_valid_and_lead_to_the_merged_folders(result: DemoResult) ->
         again = mw.merge(result.folder / "recipes" / f"{row.name}.yml").arrays()
         saved = mw.open(result.folder / "merged" / row.name).arrays()
         assert again.keys() == saved.keys()
-        assert all(np.array_equal(again[name], saved[name]) for name in saved), row.name
+        spread = 0.0 if METHODS[row.name].reproducible == "bits" else 1e-5
+        for name in saved:
+            np.testing.assert_allclose(again[name], saved[name], rtol=spread, atol=spread, err_msg=f"{row.name} {name}")
 
 
 def test_the_table_is_what_the_checkpoints_say(result: DemoResult) -> None:

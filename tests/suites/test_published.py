@@ -199,10 +199,10 @@ def t5_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("hub")
     write_t5(root, "google/t5", ["someone/t5_cola", "someone/t5_stsb"])
-    for split, count in (("train", 40), ("validation", 10)):
-        cola: dict[str, Any] = {"sentence": ["the ship on the sea"] * count, "label": [i % 2 for i in range(count)]}
+    for split, count, ship in (("train", 40, "a ship"), ("validation", 10, "the ship")):
+        cola: dict[str, Any] = {"sentence": [f"{ship} on the sea"] * count, "label": [i % 2 for i in range(count)]}
         stsb: dict[str, Any] = {
-            "a": ["the ship"] * count,
+            "a": [ship] * count,
             "b": ["the sea"] * count,
             "label": [i % 5 + 0.5 for i in range(count)],
         }

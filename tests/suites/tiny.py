@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
 
 import modelwright as mw
 from modelwright.api import content_hash
@@ -84,6 +85,7 @@ class TinyFamily(Family):
 
 
 @cache
+@threadpool_limits.wrap(limits=1)  # processes that share the cores train the same bits as one that has them all
 def _family(seed: int) -> TinyFamily:
     digits = load_digits()
     rng = np.random.default_rng(seed)
