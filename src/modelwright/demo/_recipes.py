@@ -96,7 +96,9 @@ def _recipe(method: Method, experts: Sequence[str]) -> Recipe | None:
         note = f"The lowest layer of {first} under the rest of the base: layers are stacked, nothing is averaged."
         return Recipe(method, slices=((first, 0, 1), ("base", 1, 3)), note=note)
     if method.name == "nearswap":
-        note = f"The base moves towards {first}, each weight by 0.01 at most; its inventor's 0.0001 is for larger models."
+        note = (
+            f"The base moves towards {first}, each weight by 0.01 at most; its inventor's 0.0001 is for larger models."
+        )
         return Recipe(method, (first,), base="base", parameters={"t": 0.01}, note=note)
     return _from_record(method, experts)
 
