@@ -177,7 +177,7 @@ def _intro(manifest: Mapping[str, Any]) -> list[str]:
     title, count = _title(manifest), len(manifest["inputs"])
     source = f" ({manifest['paper']})" if manifest.get("paper") else ""
     lines = [
-        f"# {title}: a merge of {count} checkpoint{'s' * (count != 1)}", "",
+        f"# {title}: a merge of {count} checkpoints" if count > 1 else "# Made from one checkpoint", "",
         f"Made with [modelwright](https://pypi.org/project/modelwright/), method **{title}**{source}, "
         f"{manifest['semantics']} semantics, seed {manifest['seed']}.",
     ]  # fmt: skip
