@@ -46,12 +46,14 @@ class Recipe:
         parameters: For all models.
         needs_base: Whether the base is an input.
         peer: Whether the peer can do it too.
+        singular: Whether it works on singular vectors or descends, which takes as long as it takes and stands in a table of its own.
     """
 
     method: str
     parameters: dict[str, Any]
     needs_base: bool = True
     peer: bool = True
+    singular: bool = False
 
 
 METHODS = {
@@ -65,10 +67,14 @@ METHODS = {
     "della": Recipe("della", {"weight": 0.3, "density": 0.5}),
     "breadcrumbs": Recipe("breadcrumbs", {"weight": 0.3, "density": 0.5, "gamma": 0.01}),
     "model_stock": Recipe("model_stock", {}),
+    "iso_c": Recipe("iso_c", {}, peer=False, singular=True),
+    "tsv": Recipe("tsv", {}, peer=False, singular=True),
+    "iso_cts": Recipe("iso_cts", {}, peer=False, singular=True),
+    "wudi": Recipe("wudi", {}, peer=False, singular=True),
 }
 #: What the growth tables follow.
 GROWING = ("linear", "ties", "model_stock")
-PARTS = ("methods", "first", "tiny", "memory", "growth")
+PARTS = ("methods", "first", "tiny", "memory", "growth", "singular")
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,9 @@ def cells_of(parts: Sequence[str], methods: Sequence[str], size: str) -> list[Ce
     """What the parts ask for, each condition once, small models first so that they stay in the page cache."""
     growing = [method for method in GROWING if method in methods]
     asked: list[Cell] = []
+    if "singular" in parts:
+        asked += [Cell(m, "0.1B") for m in methods if METHODS[m].singular]
+    methods = [m for m in methods if not METHODS[m].singular]
     if {"methods", "first", "memory"} & {*parts}:
         main, first = "methods" in parts, "first" in parts
         asked += [Cell(m, size, main=main, peer=main and METHODS[m].peer, first=first) for m in methods]
@@ -178,7 +187,7 @@ class Bench:
         threads = [] if cell.threads is None else ["--threads", str(cell.threads)]
         merge = [str(Path(sys.executable).parent / "mw"), "merge", str(recipe), "-o", str(out), "--quiet", *threads]
         copy = floor.command(sys.executable, inputs, out, variant, cell.threads or 2)
-        once = self.asked.runs if cell.main else self.asked.growth_runs
+        once = 1 if METHODS[cell.method].singular else self.asked.runs if cell.main else self.asked.growth_runs
         contenders: dict[str, tuple[int, Callable[[], Run]]] = {
             "floor": (once, lambda: _own_seconds(*timed(copy, out, self._env))),
             "modelwright": (once, lambda: timed(merge, out, self._env)[0]),

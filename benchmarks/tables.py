@@ -66,9 +66,26 @@ def render(document: dict[str, Any]) -> str:
         section("Growth with parameters", by_size(cells)),
         section("Growth with experts, at 0.1B", by_experts(cells)),
         section("Threads", by_threads(cells)),
+        section("Singular vectors", by_matrices(cells, document["sizes"])),
         section("Doubts", doubts(document["warnings"])),
     ]
     return "\n\n".join(part for part in sections if part)
+
+
+#: Merged by whole matrices; `benchmarks.merge.Recipe.singular`.
+MATRICES = ("iso_c", "tsv", "iso_cts", "wudi")
+
+
+def by_matrices(cells: list[Cell], sizes: dict[str, dict[str, int]]) -> str:
+    """What methods on whole matrices take, of three experts, and for each 100 million parameters of a model."""
+    rows = []
+    for cell in (cell for cell in cells if cell["method"] in MATRICES):
+        seconds, found = median(cell), entry(cell)
+        if seconds is not None:
+            share = sizes[cell["size"]]["parameters"] / 1e8
+            times = [seconds, seconds / share, found["cpu_seconds"] / share]
+            rows.append([cell["method"], cell["size"], *(number(value, 1) for value in times), number(peak(cell), 0)])
+    return table(["method", "parameters", "s", "s per 100 M", "CPU s per 100 M", "peak MB"], rows)
 
 
 def main_size(cells: list[Cell]) -> str:
