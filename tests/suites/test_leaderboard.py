@@ -65,6 +65,15 @@ def test_spread_is_the_standard_deviation_over_seeds(board: Leaderboard) -> None
     assert spread([0.5]) is None
 
 
+def test_the_untuned_share_is_that_of_the_first_set_on_validation(folder: Path, board: Leaderboard) -> None:
+    first = [cell.trials[0] for cell in Cells(folder) if cell.label == "ties"]
+    assert first[0].parameters == {"lambda": 1.0, "density": 1.0}
+    assert board.line("ties").untuned == [trial.objective for trial in first]
+    shown = f"| {100 * np.mean([trial.objective or 0 for trial in first]):.1f} |"
+    assert next(line for line in board.markdown().splitlines() if line.startswith("| `ties`")).count(shown) == 1
+    assert list(board.line("base").untuned) == []
+
+
 def test_weights_that_are_kept(board: Leaderboard) -> None:
     one = board.line("base").nbytes
     assert one

@@ -43,6 +43,8 @@ class Line:
             has a share, and NaN where the system's own figure leaves none.
         parameters: What was chosen, by seed.
         trials: How many sets of parameters were tried, by seed.
+        untuned: What the first of them, the defaults, came to on `validation`, as a mean share of the experts', by seed; None
+            where it failed.
         merge_seconds: Mean time to merge once.
         train_seconds: Mean time to train.
         peak_bytes: Most memory that merging took.
@@ -56,6 +58,7 @@ class Line:
     shares: Mapping[str, Sequence[float | None]]
     parameters: Sequence[Mapping[str, Any]] = ()
     trials: Sequence[int] = ()
+    untuned: Sequence[float | None] = ()
     merge_seconds: float | None = None
     train_seconds: float | None = None
     peak_bytes: int | None = None
@@ -309,6 +312,7 @@ class _Board:
         return Line(
             label, cells[0].group if cells else "reference", seeds, figures, shares,
             parameters=[cell.parameters for cell in cells], trials=[len(cell.trials) for cell in cells],
+            untuned=[cell.trials[0].objective for cell in cells if cell.trials],
             merge_seconds=_mean([cell.merge_seconds for cell in cells]),
             train_seconds=_mean([cell.train_seconds for cell in cells]),
             peak_bytes=max((cell.peak_bytes for cell in cells if cell.peak_bytes is not None), default=None),

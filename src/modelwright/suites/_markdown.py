@@ -34,7 +34,7 @@ def page(board: Leaderboard, heading: str = "#", *, chosen: bool = True) -> str:
     same = len(set(board.metrics.values())) == 1
     tasks = [task if same else f"{task}: {_metric(name)}" for task, name in board.metrics.items()]
     head = ["system", *tasks, *(["mean"] if same else [])]
-    table = _table([*head, "of experts", "n", "merge s", "merge memory", "weights"], rows)
+    table = _table([*head, "of experts", "n", "untuned", "merge s", "merge memory", "weights"], rows)
     parts = [f"{heading} {board.suite}", conditions(board), table, " ".join(remarks(board))]
     parts += [_chosen(board, heading) if chosen else "", _order(board, heading)]
     if board.left_out:
@@ -51,7 +51,7 @@ def conditions(board: Leaderboard) -> str:
         f"{_counted(seeds, 'seed')}, {said['semantics']} semantics. Hyper-parameters were chosen on up to "
         f"{said['items']} validation items a task, with at most {said['budget']} evaluations a method.{judged} "
         "Of experts: the mean over tasks of the figure as a share of the expert's, ± its standard deviation over "
-        "n seeds. Merge s and merge memory are of one merge; weights are those that are kept to answer."
+        "n seeds. Untuned: the same with the method's defaults, on validation, in per cent. Merge s and merge memory are of one merge; weights are those that are kept to answer."
     )
 
 
@@ -88,7 +88,7 @@ def _row(board: Leaderboard, line: Line) -> list[str]:
     cells += [figure(np.mean(line.figures[task]), board.metrics[task]) for task in board.metrics]
     if len(set(board.metrics.values())) == 1:
         cells.append(figure(line.raw.mean(), next(iter(board.metrics.values()))))
-    cells += [share_text(line.share), str(len(line.seeds)), seconds_text(line.merge_seconds)]
+    cells += [share_text(line.share), str(len(line.seeds)), untuned_text(line), seconds_text(line.merge_seconds)]
     return [*cells, _bytes(line.peak_bytes), _bytes(line.nbytes)]
 
 
@@ -107,6 +107,14 @@ def share_text(shares: np.ndarray) -> str:
         return NONE
     off = spread(shares)
     return f"{100 * shares.mean():.1f}{'' if off is None else f' ± {100 * off:.1f}'} %"
+
+
+def untuned_text(line: Line) -> str:
+    """`79.3`, nothing where there is nothing to choose; a dash where the defaults failed."""
+    if not line.untuned:
+        return ""
+    known = [share for share in line.untuned if share is not None]
+    return f"{100 * np.mean(known):.1f}" if len(known) == len(line.untuned) else NONE
 
 
 def seconds_text(seconds: float | None) -> str:
