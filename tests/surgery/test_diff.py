@@ -370,6 +370,16 @@ def test_tensors_and_top(here: Path, said: Said) -> None:
     assert "13 more" in out
 
 
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_names_are_not_left_out_in_a_narrow_terminal(
+    columns: str, here: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = said("diff", "a", "b", "--base", "base", "--no-spectrum")[1].splitlines()
+    names = {layer.name for layer in mw.diff(["a", "b"], base="base", spectra=False).layers}
+    assert names <= {line.split(" ")[0] for line in lines if line}
+
+
 def test_json(here: Path, said: Said) -> None:
     code, out, err = said("diff", "a", "b", "--base", "base", "--json", "-")
     assert (code, err) == (0, "")

@@ -75,15 +75,24 @@ def _show(console: Console, found: Difference, showing: Showing) -> None:
     if found.overall.pairs:
         console.print(_pairs(found, names))
     if showing.tensors:
-        console.print(_groups("tensor", found, found.tensors, names, showing.top))
+        _print(console, _groups("tensor", found, found.tensors, names, showing.top, console.width))
     else:
-        console.print(_groups("layer", found, found.layers, names, showing.top))
+        _print(console, _groups("layer", found, found.layers, names, showing.top, console.width))
         if any(figures.tensors > 1 for figures in found.kinds):
-            console.print(_groups("kind", found, found.kinds, names, showing.top))
+            _print(console, _groups("kind", found, found.kinds, names, showing.top, console.width))
     for note in found.notes:
         console.print(
             printable(f"note: {note}"), style="dim", highlight=False, markup=False, soft_wrap=not console.is_terminal
         )
+
+
+#: Characters that the names of groups have at least, that the other columns take, and one of figures.
+_NAME, _OTHERS, _FIGURE = 20, 62, 10
+
+
+def _print(console: Console, table: Any) -> None:
+    """In a narrow terminal lines are broken, and not what they are about left out."""
+    console.print(table, width=max(console.width, _NAME + _OTHERS), crop=False, no_wrap=True, overflow="ignore")
 
 
 def _table(*columns: str) -> Any:
@@ -91,7 +100,9 @@ def _table(*columns: str) -> Any:
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
+        table.add_column(
+            column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold", min_width=None if i else _NAME
+        )
     return table
 
 
@@ -117,18 +128,18 @@ def _pairs(found: Difference, names: dict[str, str]) -> Any:
     return table
 
 
-def _groups(what: str, found: Difference, groups: Sequence[Figures], names: dict[str, str], top: int | None) -> Any:
+def _groups(
+    what: str, found: Difference, groups: Sequence[Figures], names: dict[str, str], top: int | None, width: int
+) -> Any:
     """A row for each layer, kind or tensor; what there are many of, pairs and models, by its mean."""
     from rich.text import Text
 
-    each = len(found.models) <= _MOST_COLUMNS
+    each = len(found.models) <= min(_MOST_COLUMNS, (width - _OTHERS) // _FIGURE)
     columns = [f"relative\n{printable(names[model])}" for model in found.models] if each else ["\nrelative"]
     paired = len(found.models) > 1
-    many = " (mean)" if len(found.models) > 2 else ""
-    table = _table(
-        f"\n{what}", "\nelements", *columns, "\nzeros", "rank\nof full",
-        *([f"cosine{many}".replace(" ", "\n") if many else "\ncosine", f"sign\nconflict{many}"] if paired else []),
-    )  # fmt: skip
+    many = "\n(mean)" if len(found.models) > 2 else ""
+    pairs = (f"cosine{many}" if many else "\ncosine", f"sign\nconflict{many}") if paired else ()
+    table = _table(f"\n{what}", "\nelements", *columns, "\nzeros", "rank\nof full", *pairs)
     shown = groups if top is None else sorted(groups, key=lambda group: -group.relative)[:top]
     for group in shown:
         relative = [vector.relative for vector in group.vectors]
