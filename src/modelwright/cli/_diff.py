@@ -92,7 +92,7 @@ _NAME, _OTHERS, _FIGURE = 20, 62, 10
 
 def _print(console: Console, table: Any) -> None:
     """In a narrow terminal lines are broken, and not what they are about left out."""
-    console.print(table, width=max(console.width, _NAME + _OTHERS), crop=False, no_wrap=True, overflow="ignore")
+    type(console)(width=max(console.width, _NAME + _OTHERS)).print(table)
 
 
 def _table(*columns: str) -> Any:
