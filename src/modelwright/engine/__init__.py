@@ -11,7 +11,11 @@ from modelwright.engine._gguf import execute_gguf as execute_gguf
 from modelwright.engine._identity import method_source as method_source
 from modelwright.engine._lazy import lazy as lazy
 from modelwright.engine._licences import LICENCES as LICENCES, Verdict as Verdict, verdict as verdict
-from modelwright.engine._lineage import lineage as lineage, provenance as provenance
+from modelwright.engine._lineage import (
+    known_manifest as known_manifest,
+    lineage as lineage,
+    provenance as provenance,
+)
 from modelwright.engine._push import (
     Push as Push,
     Sent as Sent,

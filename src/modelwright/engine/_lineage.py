@@ -73,6 +73,15 @@ def _word(text: Any) -> str | None:
     return printable(text)[:200] if isinstance(text, str) and text.strip() else None
 
 
+def known_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder that this library made; None where there is none, or it is some other program's."""
+    try:
+        found = read_json(folder / MANIFEST) if folder.is_dir() else None
+    except InputError:
+        return None
+    return found if found is not None and is_table(found.get("made_by")) and "modelwright" in found["made_by"] else None
+
+
 def lineage(path: Path) -> dict[str, Any]:
     """What a model was made from, and what that was made from.
 
@@ -83,11 +92,8 @@ def lineage(path: Path) -> dict[str, Any]:
         `method`, `merge` (whether a manifest says so, and so all of it is known) and `inputs`, each of which has `model` and
         may have `licence`, `hub`, `commit`, `lineage` and `adapters` itself; empty where nothing is known.
     """
-    try:
-        manifest = read_json(path / MANIFEST) if path.is_dir() else None
-    except InputError:  # some other program's
-        manifest = None
-    if manifest is not None and is_table(manifest.get("made_by")) and "modelwright" in manifest["made_by"]:
+    manifest = known_manifest(path)
+    if manifest is not None:
         return _cut(manifest, [_MOST], _DEEPEST)
     said = front_matter(path)
     stated: Any = said.get("base_model")

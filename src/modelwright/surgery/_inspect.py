@@ -12,9 +12,10 @@ import numpy as np
 
 from modelwright.architectures import Layout, is_list, level, vocabulary_tensor
 from modelwright.checkpoint import Checkpoint, TensorRef, adapter_scales, open as open_checkpoint, read_json
+from modelwright.engine import known_manifest
 from modelwright.errors import InputError, listing
 from modelwright.recipe import fingerprint, licence, vocabulary_size
-from modelwright.surgery._lineage import Ancestor, lineage, manifest_of
+from modelwright.surgery._lineage import Ancestor, lineage
 from modelwright.surgery._names import kind, layer, ordered
 
 _VERSION = 1
@@ -160,7 +161,7 @@ def inspect(model: Any) -> Inspection:
     floating = {name: ref for name, ref in opened.items() if ref.dtype.floating and name not in tied}
     return Inspection(
         model=opened.label,
-        what="adapter" if adapter else "merge" if opened.path and manifest_of(opened.path) else "model",
+        what="adapter" if adapter else "merge" if opened.path and known_manifest(opened.path) else "model",
         architectures=tuple(str(name) for name in _listed(config.get("architectures"))),
         model_type=str(config.get("model_type") or ""),
         licence=licence(opened),

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.architectures import is_list, is_table, is_text
-from modelwright.checkpoint import MANIFEST, read_json
-from modelwright.engine import lineage as known_lineage
-from modelwright.errors import InputError
+from modelwright.engine import known_manifest, lineage as known_lineage
 
 #: Merges of merges that are followed; beyond it is no lineage but a loop or a joke.
 _MOST_DEPTH = 20
@@ -91,7 +89,7 @@ def _ancestor(
     if place in above or len(above) >= _MOST_DEPTH:
         note = "already above" if place in above else "not followed further"
         return Ancestor(label, hash=digest, licence=licence, note=note)
-    manifest = manifest_of(path)
+    manifest = known_manifest(path)
     if manifest is None:
         return _told(label, known_lineage(path), digest, licence)
     run, inputs = manifest.get("run"), manifest.get("inputs")
@@ -121,15 +119,6 @@ def _told(label: str, made: Mapping[str, Any], digest: str = "", licence: str = 
 
 def _text(value: Any) -> str:
     return value if is_text(value) else ""
-
-
-def manifest_of(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder that this library made; None where there is none, or it cannot be read."""
-    try:
-        found = read_json(folder / MANIFEST)
-    except InputError:
-        return None
-    return found if found is not None and is_table(found.get("made_by")) and "modelwright" in found["made_by"] else None
 
 
 def _place(name: str, start: Path, child: Path) -> Path | None:

@@ -228,6 +228,7 @@ _DIFFERS = (
     "rescale: true restores each tensor's L1 norm as mergekit does; the paper divides each entry by its own probability "
     "(rescale: expectation, the default of semantics: paper).",
     "epsilon is half of the range of the probabilities, as in mergekit; the paper's is the whole range.",
+    "What is said of the paper here is as remembered, and was not checked against it (unverified).",
     "Rows run along the last axis. mergekit ranks tensors of three and more axes along the second, which for the experts "
     "of a stacked tensor are the columns.",
     "Equal magnitudes are ranked by index, the lowest first in size, and ranks are whole numbers; mergekit leaves ties to "

@@ -106,6 +106,7 @@ SCE = Method(
         "mergekit gives equal weights wherever the mean squares add up to less than 1e-6, which is the rule for "
         "fine-tuned language models (a change of 0.001 per weight); floor keeps that number, and semantics: paper sets "
         "it to 0, so that energies always decide.",
+        "The values of semantics: paper are as remembered, and were not checked against the paper (unverified).",
         "Variances that tie go to the lowest index; mergekit leaves the choice to an unstable selection.",
         "With one model nothing varies, so that any select_topk below 1 gives the base, as in mergekit.",
         "An entry on which all agreeing models together weigh less than 1e-6 is divided by 1e-6, as in mergekit.",
