@@ -52,23 +52,27 @@ class Session:
             InputError: The backend cannot answer it, or a transcript that is replayed does not have it.
             RunError: The backend failed.
         """
+        return (await self.told(agent, request))[0]
+
+    async def told(self, agent: Agent, request: Request) -> tuple[Reply, bool]:
+        """The reply to a request, as `ask` gives it, and whether it was there already, or on its way for somebody else."""
         key = request.key(agent.backend.model)
         if self._replayed is not None:
-            return self._from_transcript(key, agent)
+            return self._from_transcript(key, agent), True
         reply = self.cache.get(key)
         if reply is not None:
             self.ledger.from_cache(agent)
             self._note(agent, request, reply, cached=True)
-            return reply
+            return reply, True
         task = self._under_way.get(key)
         if task is None:
             task = asyncio.create_task(self._call(key, agent, request))
             self._under_way[key] = task
             task.add_done_callback(lambda _done: self._under_way.pop(key, None))
-            return await asyncio.shield(task)
+            return await asyncio.shield(task), False
         reply = await asyncio.shield(task)
         self.ledger.from_cache(agent)
-        return reply
+        return reply, True
 
     def _from_transcript(self, key: str, agent: Agent) -> Reply:
         assert self._replayed is not None
