@@ -55,9 +55,13 @@ from modelwright.chat._ledger import BudgetError as BudgetError, Ledger as Ledge
 from modelwright.chat._messages import (
     Agent as Agent,
     Backend as Backend,
+    BrokenOffError as BrokenOffError,
     Message as Message,
+    Piece as Piece,
     Reply as Reply,
     Request as Request,
+    StreamingBackend as StreamingBackend,
+    stream_of as stream_of,
     user as user,
     with_system as with_system,
 )

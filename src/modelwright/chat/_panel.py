@@ -109,7 +109,9 @@ class ScriptedSaid(BackendSaid):
     follows: Share = 0.0
     judgement: Share = 1.0
     fails: Share = 0.0
+    breaks: Share = 0.0
     says: str = "The answer is {answer}."
+    replies: dict[str, str] = {}
     delay: Annotated[float, Field(ge=0)] = 0.0
     seed: int = 0
 

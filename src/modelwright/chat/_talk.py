@@ -159,7 +159,8 @@ class Talk:
         whom = self.agents[agent]
         shown = self._shown(messages)
         start = time.perf_counter()
-        reply, cached = await self._session.told(whom, whom.request(self._after(messages), sample, temperature))
+        request = whom.request(self._after(messages), sample, temperature)
+        reply, cached = await self._session.told(whom, request, self._listener if final else None)
         value = None if purpose in _JUDGING else self.parser(reply.text)
         step = Step(agent, purpose, sample, reply, value, shown, cached, time.perf_counter() - start)
         self._steps[place] = step
