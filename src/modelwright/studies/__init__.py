@@ -3,6 +3,8 @@
 To add one: its file, and one line here that imports its record.
 """
 
+from modelwright.studies._aces import ACES as ACES
+from modelwright.studies._dylan import DYLAN_STUDY as DYLAN_STUDY
 from modelwright.studies._evidence import (
     RULE as RULE,
     VERDICTS as VERDICTS,
@@ -15,8 +17,10 @@ from modelwright.studies._evidence import (
 from modelwright.studies._merging_at_scale import MERGING_AT_SCALE as MERGING_AT_SCALE
 from modelwright.studies._model_breadcrumbs import MODEL_BREADCRUMBS as MODEL_BREADCRUMBS
 from modelwright.studies._model_soups import MODEL_SOUPS as MODEL_SOUPS
+from modelwright.studies._orca_math import ORCA_MATH as ORCA_MATH
 from modelwright.studies._pcb_merging import PCB_MERGING as PCB_MERGING
 from modelwright.studies._registry import studies as studies, study as study
+from modelwright.studies._self_moa import SELF_MOA as SELF_MOA
 from modelwright.studies._study import (
     BUDGETS as BUDGETS,
     Budget as Budget,
@@ -29,6 +33,7 @@ from modelwright.studies._study import (
     Table as Table,
 )
 from modelwright.studies._ties_merging import TIES_MERGING as TIES_MERGING
+from modelwright.studies._zero_shot_prompt_weighting import ZERO_SHOT_PROMPT_WEIGHTING as ZERO_SHOT_PROMPT_WEIGHTING
 
 #: Every study of this package by its id.
 STUDIES: dict[str, Study] = {record.id: record for record in list(globals().values()) if isinstance(record, Study)}
