@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from modelwright.chat import BEST_OF_N, Agent, AgentScorer, FunctionScorer, ModelScorer, Panel
-from modelwright.chat import panel as panel_of
+from modelwright.chat import BEST_OF_N, Agent, AgentScorer, FunctionScorer, ModelScorer, Panel, panel as panel_of
 from modelwright.errors import InputError, RunError
 from modelwright.evaluate import Sampling
 
@@ -128,7 +127,7 @@ def test_a_panel_file_names_its_scorer(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def score(question, reply):\n    return -float(len(reply))\n")
     assert panel_of(tmp_path / "best.yml").fingerprint != before
     (tmp_path / "best.yml").write_text((tmp_path / "best.yml").read_text().replace("mine.py:score", "mine.py:scores"))
-    with pytest.raises(InputError, match="has no function 'scores'. Did you mean 'score'"):
+    with pytest.raises(InputError, match=r"has no function 'scores'. Did you mean 'score'"):
         panel_of(tmp_path / "best.yml")
 
 
@@ -146,7 +145,12 @@ def test_a_reward_model_scores(tmp_path: Path) -> None:
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", sep_token="[SEP]")
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=1
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=1,
     )
     model = transformers.BertForSequenceClassification(config).eval()
     model.save_pretrained(tmp_path)

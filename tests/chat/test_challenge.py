@@ -63,7 +63,10 @@ def test_noisy_scores_have_their_closed_form(sigma: float, members: int, expecte
     """A gap of 1 and noise on both sides: tau is 2 Phi(1 / (s sqrt 2)) - 1, and the mean of m has s / sqrt m."""
     rng = np.random.default_rng(0)
     n = 20000
-    good, bad = (1 + sigma * rng.normal(size=(members, n))).mean(axis=0), sigma * rng.normal(size=(members, n)).mean(axis=0)
+    good, bad = (
+        (1 + sigma * rng.normal(size=(members, n))).mean(axis=0),
+        sigma * rng.normal(size=(members, n)).mean(axis=0),
+    )
     closed = math.erf(math.sqrt(members) / (2 * sigma))
     assert closed == pytest.approx(expected, abs=5e-5)
     assert tau(good, bad) == pytest.approx(closed, abs=4 * math.sqrt((1 - closed**2) / n))
@@ -119,7 +122,7 @@ def test_phenomena_have_categories(phenomenon: str, category: str) -> None:
 
 
 def test_an_unknown_phenomenon_is_named() -> None:
-    with pytest.raises(InputError, match="'adition' is no phenomenon of ACES. Did you mean 'addition'"):
+    with pytest.raises(InputError, match=r"'adition' is no phenomenon of ACES. Did you mean 'addition'"):
         aces_category("adition")
 
 
@@ -208,5 +211,5 @@ def test_a_judge_that_prefers_as_often_as_it_is_told() -> None:
     assert first.replace("good", "bad") == second  # identical wording
     unread, _ = asyncio.run(judge_pairs(Session(), agent, [Pair("s", "pair 0 good", "pair 0 bad", "nonsense")]))
     assert np.isnan(unread).all()
-    with pytest.raises(InputError, match="a judge of pairs has temperature 0, got 0.7"):
+    with pytest.raises(InputError, match=r"a judge of pairs has temperature 0, got 0.7"):
         asyncio.run(judge_pairs(Session(), Agent("warm", judge), pairs))

@@ -46,7 +46,9 @@ def expected(n: int, p: float, follows: float) -> float:
 @pytest.mark.parametrize(("n", "p", "follows"), [(3, 0.7, 0.0), (3, 0.7, 0.8), (5, 0.6, 0.5)])
 def test_a_debate_is_its_closed_form(n: int, p: float, follows: float) -> None:
     known = questions(N, YES_NO)
-    backends = {f"agent {i}": script(known, f"agent {i}", accuracy=p, options=YES_NO, follows=follows) for i in range(n)}
+    backends = {
+        f"agent {i}": script(known, f"agent {i}", accuracy=p, options=YES_NO, follows=follows) for i in range(n)
+    }
     found = solve(panel(backends, DEBATE), list(known))
     assert close(accuracy(found, known), expected(n, p, follows), N)
     agreed = p**n + (1 - p) ** n
@@ -60,7 +62,9 @@ def test_without_following_a_debate_is_one_more_vote() -> None:
 
 
 def test_what_debaters_are_shown() -> None:
-    recorders = {name: Recorder(script({"Q?": "4"}, name, says=f"{name} says: The answer is {{answer}}.")) for name in "abc"}
+    recorders = {
+        name: Recorder(script({"Q?": "4"}, name, says=f"{name} says: The answer is {{answer}}.")) for name in "abc"
+    }
     [found] = solve(panel(recorders, DEBATE, rounds=3, early_stop=False), ["Q?"])
     assert found.calls == 9
     first, second, third = recorders["b"].requests
@@ -81,7 +85,11 @@ def test_who_fails_leaves_the_debate() -> None:
                 raise RunError("it went down", resumable=True)
             return await super().ask(request)
 
-    backends = {"a": script({"Q?": "4"}, "a"), "b": script({"Q?": "4"}, "b"), "c": Once(script({"Q?": "4"}, "c", accuracy=0.0))}
+    backends = {
+        "a": script({"Q?": "4"}, "a"),
+        "b": script({"Q?": "4"}, "b"),
+        "c": Once(script({"Q?": "4"}, "c", accuracy=0.0)),
+    }
     with pytest.raises(RunError, match="it went down"):
         solve(panel(backends, DEBATE), ["Q?"], Session())
     [found] = solve(panel({**backends, "c": Once(script({"Q?": "4"}, "c", accuracy=0.0))}, DEBATE, quorum=2), ["Q?"])
@@ -92,7 +100,7 @@ def test_who_fails_leaves_the_debate() -> None:
 
 def test_what_a_debate_cannot_be() -> None:
     one = {"a": script({"Q?": "4"}, "a")}
-    with pytest.raises(InputError, match="a debate needs two debaters, got 1. Name more agents, or set samples"):
+    with pytest.raises(InputError, match=r"a debate needs two debaters, got 1. Name more agents, or set samples"):
         panel(one, DEBATE)
     assert panel(one, DEBATE, samples=3, combine="rank").calls == (4, 7)
     with pytest.raises(ValueError, match="there is no combiner 'most'"):

@@ -72,7 +72,9 @@ def test_scores_against_loops() -> None:
                     test = sum(logits[i, p, c] for i in range(4)) / 4  # ceil(0.5 * 7) of the images
                     pre = sum(other[i, p, c] for i in range(9)) / 9
                     star = sum(other[i, p, k] for i in range(9) for k in range(4)) / 36
-                    off = {"none": 0, "test": test, "pretrain": pre, "pretrain_star": star, "both": (test + pre) / 2}[debias]
+                    off = {"none": 0, "test": test, "pretrain": pre, "pretrain_star": star, "both": (test + pre) / 2}[
+                        debias
+                    ]
                     values.append(logits[n, p, c] - off)
                 per_image.append(max(values))
             expected.append(per_image)
@@ -112,7 +114,7 @@ def test_scores_to_weights() -> None:
     assert weights_of([3.0, 1.0], "power", power=2)[0] == pytest.approx(0.9)
     assert weights_of([0.0, 0.0], "linear").tolist() == [0.5, 0.5]
     assert weights_of([9.0, 1.0], "equal").tolist() == [0.5, 0.5]
-    assert weights_of([1e308, -1e308]).tolist() == [1.0, 0.0]
+    assert weights_of([1e300, -1e300]).tolist() == [1.0, 0.0]
     rows = weights_of([[1.0, 1.0], [0.0, 700.0]])
     assert rows.sum(axis=1).tolist() == pytest.approx([1, 1])
 
@@ -136,12 +138,18 @@ def test_selection_by_deviations() -> None:
         (lambda: weights_of([-1.0, 1.0], "linear"), "linear and power weights need scores of at least 0, got -1"),
         (lambda: outliers([1.0, 1.0, 1.0, 2.0], 1), "more than half of the scores are equal"),
         (lambda: outliers([0.0, 1.0, 2.0], 9), "no score lies above the median by 9 deviations. Lower the threshold"),
-        (lambda: prompt_scores(np.zeros((2, 2))), r"logits must be finite numbers \(n, prompts, classes\), got \(2, 2\)"),
+        (
+            lambda: prompt_scores(np.zeros((2, 2))),
+            r"logits must be finite numbers \(n, prompts, classes\), got \(2, 2\)",
+        ),
         (lambda: prompt_scores(np.zeros((1, 1, 1))), "debias 'both' needs logits of reference inputs"),
         (lambda: prompt_scores(np.zeros((1, 1, 1)), test_fraction=0), r"test_fraction must be in \(0, 1\], got 0"),
         (lambda: prompt_scores(np.zeros((1, 2, 1)), np.zeros((1, 1, 1))), r"reference must be \(n', 2, 1\)"),
         (lambda: weighted_logits(np.zeros((1, 2, 1)), np.array([1.0, 1.0])), "sum to 1"),
-        (lambda: embedding_logits(np.zeros((1, 2)), np.ones((1, 1, 2)), 1.0), "embeddings of images must be finite and not 0"),
+        (
+            lambda: embedding_logits(np.zeros((1, 2)), np.ones((1, 1, 2)), 1.0),
+            "embeddings of images must be finite and not 0",
+        ),
         (lambda: embedding_logits(np.ones((1, 2)), np.ones((1, 1, 2)), 0.0), "scale must be above 0, got 0"),
         (lambda: weigh(np.zeros((2, 1, 2)), np.ones(1), [0]), r"labels must be \(2,\), got \(1,\)"),
     ],
@@ -163,7 +171,7 @@ def test_logits_of_a_text_model() -> None:
     found = choice_logits(Letters(), ["{question} Answer:", "Q: {question}"], ["a?", "long?"], ["yes", "no"])
     assert found.shape == (2, 2, 2)
     assert found[1, 0].tolist() == [-len("long? Answer:") - 4, -len("long? Answer:") - 3]
-    with pytest.raises(InputError, match="a prompt must have {question} in it once"):
+    with pytest.raises(InputError, match=r"a prompt must have {question} in it once"):
         choice_logits(Letters(), ["no place"], ["q"], ["a", "b"])
     with pytest.raises(InputError, match="prompts must differ"):
         choice_logits(Letters(), ["{question}", "{question}"], ["q"], ["a", "b"])

@@ -74,7 +74,9 @@ def test_verification_decides_who_is_asked() -> None:
 
 def test_an_answer_that_cannot_be_read_is_never_stopped_at() -> None:
     mute = Agent("mute", script({"Q?": "4"}, "mute", says="I say {answer}."))
-    work = Panel("c", {"mute": mute, "b": Agent("b", script({"Q?": "4"}))}, CASCADE, CASCADE.params(threshold=0.0), ANSWER)
+    work = Panel(
+        "c", {"mute": mute, "b": Agent("b", script({"Q?": "4"}))}, CASCADE, CASCADE.params(threshold=0.0), ANSWER
+    )
     [found] = solve(work, ["Q?"])
     assert (found.value, found.calls) == ("4", 4)
 
@@ -106,7 +108,9 @@ def task(known: dict[str, str]) -> Generation:
     half = len(known) // 2
 
     def items(start: int, end: int) -> Items:
-        return Items(tuple(names[start:end]), list(known)[start:end], np.array(list(known.values())[start:end], dtype=object))
+        return Items(
+            tuple(names[start:end]), list(known)[start:end], np.array(list(known.values())[start:end], dtype=object)
+        )
 
     splits = Splits({"validation": lambda: items(0, half), "test": lambda: items(half, len(known))})
     return Generation(name="qa", splits=splits, metric=metric("exact_match"), extract=r"answer is (\S+)\.")
@@ -118,14 +122,24 @@ def experts(known: dict[str, str]) -> dict[str, Agent]:
     prices = {"adds": 0.01, "verbs": 0.02, "both": 1.0}
     warm = Sampling(max_tokens=64, temperature=0.7)
     return {
-        name: Agent(name, script(known, name, accuracy=skill, options=YES_NO), sampling=warm, price=Price(call=prices[name]))
+        name: Agent(
+            name, script(known, name, accuracy=skill, options=YES_NO), sampling=warm, price=Price(call=prices[name])
+        )
         for name, skill in skills.items()
     }
 
 
 def records_of(known: dict[str, str], samples: int = 1, split: Any = "validation") -> Any:
     predictors = [
-        panel_predictor(Panel(name, {name: agent}, SELF_CONSISTENCY, SELF_CONSISTENCY.params(samples=samples, early_stop=False), ANSWER))
+        panel_predictor(
+            Panel(
+                name,
+                {name: agent},
+                SELF_CONSISTENCY,
+                SELF_CONSISTENCY.params(samples=samples, early_stop=False),
+                ANSWER,
+            )
+        )
         for name, agent in experts(known).items()
     ]
     found = run(predictors, [task(known)], None, Plan(split=split))
@@ -211,7 +225,7 @@ def test_thresholds_are_learned_on_records() -> None:
     assert cheap.asked == (1.0, 0.0)
     assert cheap.money == pytest.approx(0.03)
     assert cheap.score == pytest.approx(float(np.mean(records.part("qa", "adds").column("score"))))
-    with pytest.raises(InputError, match="no cascade of adds, both costs at most 0.001 an item; the cheapest is 0.03"):
+    with pytest.raises(InputError, match=r"no cascade of adds, both costs at most 0.001 an item; the cheapest is 0.03"):
         fit_cascade(records, "qa", ["adds", "both"], budget=0.001)
     with pytest.raises(InputError, match="thresholds need either a worth or a budget"):
         fit_cascade(records, "qa", ["adds", "both"])
@@ -220,5 +234,5 @@ def test_thresholds_are_learned_on_records() -> None:
 def test_records_of_panels_tell_money_and_confidence() -> None:
     known = sums_and_verbs()
     part = records_of(known, samples=3).part("qa", "both")
-    assert set(part.column("money").tolist()) == {pytest.approx(3.0)}
+    assert part.column("money").tolist() == pytest.approx([3.0] * 120)
     assert set(part.column("confidence").tolist()) == {1.0}

@@ -18,7 +18,9 @@ def serving(served: Served, address: Address | None = None) -> Iterator[str]:
     """The URL of a server that runs in a thread until the block ends."""
     import uvicorn
 
-    config = uvicorn.Config(app(served, address), host="127.0.0.1", port=0, log_level="error", access_log=False, ws="none")
+    config = uvicorn.Config(
+        app(served, address), host="127.0.0.1", port=0, log_level="error", access_log=False, ws="none"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -57,7 +57,13 @@ def test_levels_follow_what_was_shown() -> None:
 
 
 def test_nothing_that_is_said_can_act() -> None:
-    outcome = Outcome(EVIL, EVIL, (step(EVIL, EVIL, EVIL, EVIL), step("b", EVIL, "merge", EVIL, (0,))), plurality([EVIL, "x"]), notes=(EVIL,))
+    outcome = Outcome(
+        EVIL,
+        EVIL,
+        (step(EVIL, EVIL, EVIL, EVIL), step("b", EVIL, "merge", EVIL, (0,))),
+        plurality([EVIL, "x"]),
+        notes=(EVIL,),
+    )
     trace = Trace(EVIL, EVIL)
     trace.outcome, trace.status = outcome, "done"
     page = Tags(request(trace))
@@ -101,7 +107,10 @@ def test_a_browser_shows_the_tree(tmp_path: Path) -> None:
     from .test_server import ask, panel
 
     names = ("algebra", "units", "estimate", "check")
-    voices = {name: Voice(f"{i}. The answer is {4 + (i == 2)}. <script>document.title='hacked'</script>", name) for i, name in enumerate(names)}
+    voices = {
+        name: Voice(f"{i}. The answer is {4 + (i == 2)}. <script>document.title='hacked'</script>", name)
+        for i, name in enumerate(names)
+    }
     served = Served([panel(voices, DYLAN, "team", rounds=2, consensus=0.9)])
     with serving(served) as url:
         trace = ask(url, "What is 2 + 2?", model="team").modelwright["trace"]

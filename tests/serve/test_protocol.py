@@ -52,7 +52,10 @@ def test_a_conversation_is_the_last_turn_and_what_stood_before() -> None:
         (body({"role": "boss", "content": "x"}), "there is no role 'boss'"),
         (body(USER, {"role": "system", "content": "x"}, USER), r"messages\[1\]: a system message stands before all"),
         (body({"role": "tool", "content": "x"}), r"messages\[0\]: panels use no tools of clients"),
-        (body({"role": "user", "content": [{"type": "image_url"}]}), "read text only, got a part of the type 'image_url'"),
+        (
+            body({"role": "user", "content": [{"type": "image_url"}]}),
+            "read text only, got a part of the type 'image_url'",
+        ),
         (body(n=2), r"a panel cannot answer with 'n', got 2. Leave it out"),
         (body(tools=[{"type": "function"}]), "cannot answer with 'tools'"),
         (body(response_format={"type": "json_object"}), "cannot answer with 'response_format'"),

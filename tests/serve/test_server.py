@@ -20,7 +20,7 @@ from modelwright.errors import InputError, RunError
 from modelwright.evaluate import Price, Sampling
 from modelwright.serve import Address, Served
 
-from ..chat.helpers import ANSWER, questions, script, solve
+from chat.helpers import ANSWER, questions, script, solve
 from .helpers import Voice, serving
 
 openai = pytest.importorskip("openai")
@@ -31,7 +31,9 @@ pytest.importorskip("prometheus_client")
 WARM = Sampling(max_tokens=64, temperature=0.7)
 
 
-def panel(backends: Any, program: Any = SELF_CONSISTENCY, name: str = "sums", price: float = 0.01, **params: Any) -> Panel:
+def panel(
+    backends: Any, program: Any = SELF_CONSISTENCY, name: str = "sums", price: float = 0.01, **params: Any
+) -> Panel:
     agents = {key: Agent(key, backend, sampling=WARM, price=Price(call=price)) for key, backend in backends.items()}
     return Panel(name, agents, program, program.params(**params), ANSWER)
 
@@ -43,6 +45,13 @@ def client(url: str, key: str = "none", retries: int = 0) -> Any:
 def ask(url: str, question: str, model: str = "sums", **more: Any) -> Any:
     with client(url) as one:
         return one.chat.completions.create(model=model, messages=[{"role": "user", "content": question}], **more)
+
+
+def heard(url: str, question: str, model: str = "sums", **more: Any) -> Iterator[Any]:
+    """The chunks of a stream, as they come."""
+    with client(url) as one:
+        messages: Any = [{"role": "user", "content": question}]
+        yield from one.chat.completions.create(model=model, messages=messages, stream=True, **more)
 
 
 def get(url: str, **headers: str) -> tuple[int, str]:
@@ -78,7 +87,9 @@ def url() -> Iterator[str]:
 
 def test_an_ensemble_is_a_model(url: str) -> None:
     question = "Question 7?"
-    [expected] = solve(panel({"solver": script(KNOWN, accuracy=0.7, options=("yes", "no"))}, samples=5, early_stop=False), [question])
+    [expected] = solve(
+        panel({"solver": script(KNOWN, accuracy=0.7, options=("yes", "no"))}, samples=5, early_stop=False), [question]
+    )
     answer = ask(url, question)
     assert answer.choices[0].message.content == expected.text
     assert answer.choices[0].finish_reason == "stop"
@@ -98,14 +109,14 @@ def test_an_ensemble_is_a_model(url: str) -> None:
 
 def test_a_stream_is_the_same_answer_in_pieces(url: str) -> None:
     whole = ask(url, "Question 8?")
-    chunks = list(ask(url, "Question 8?", stream=True, stream_options={"include_usage": True}))
+    chunks = list(heard(url, "Question 8?", stream_options={"include_usage": True}))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
     assert chunks[-1].usage.cached_calls == 5
     assert chunks[-1].modelwright["paid"] == 0
-    plain = list(ask(url, "Question 8?", stream=True))
+    plain = list(heard(url, "Question 8?"))
     assert all(chunk.usage is None for chunk in plain)
 
 
@@ -115,7 +126,7 @@ def test_a_request_that_names_no_model_or_another() -> None:
         messages = [{"role": "user", "content": "Q?"}]
         status, said = post(url, json.dumps({"messages": messages}).encode())
         assert (status, said["model"]) == (200, "sums")
-        with pytest.raises(openai.NotFoundError, match="there is no model 'sum'. Did you mean 'sums'"):
+        with pytest.raises(openai.NotFoundError, match=r"there is no model 'sum'. Did you mean 'sums'"):
             ask(url, "Q?", model="sum")
         for data, code, complaint in (
             (b"{", 400, "the body is no JSON"),
@@ -174,7 +185,7 @@ def test_a_panel_that_ends_in_one_call_streams_it_as_it_is_written() -> None:
         writer.gate = threading.Event()
         served = Served([panel({"p": proposer, "w": writer}, program, aggregator="w", **more)])
         with serving(served) as url:
-            stream = iter(ask(url, "Q?", stream=True))
+            stream = heard(url, "Q?")
             next(stream)
             assert next(stream).choices[0].delta.content == "The"
             assert not writer.gate.is_set()  # the rest is not written yet
@@ -222,15 +233,16 @@ def test_failures_are_said_and_not_paid_for_twice() -> None:
     down = Voice(name="down", fails=RunError("the server http://x cannot be reached", resumable=True))
     dear = panel({"a": Voice()}, name="dear", samples=1)
     refuses = Voice(name="refuses", fails=InputError("the server refuses this"))
-    panels = [panel({"a": down}, samples=2), panel({"a": refuses}, name="refuses", samples=1), dear]
+    panels = [panel({"a": down}, price=0.0, samples=2), panel({"a": refuses}, name="refuses", price=0.0, samples=1), dear]
     with serving(Served(panels, budget=0.005)) as url:
         for stream in (False, True):
+            asking = (lambda *what: list(heard(*what))) if stream else ask
             with pytest.raises(openai.InternalServerError, match="cannot be reached") as caught:
-                ask(url, "Q?", stream=stream)
+                asking(url, "Q?")
             assert (caught.value.status_code, caught.value.code) == (502, "backend_failed")
             with pytest.raises(openai.BadRequestError, match="the server refuses this"):
-                ask(url, "Q?", model="refuses", stream=stream)
-        with client(url, retries=5) as one, pytest.raises(openai.RateLimitError, match="the budget of 0.005") as spent:
+                asking(url, "Q?", "refuses")
+        with client(url, retries=5) as one, pytest.raises(openai.RateLimitError, match=r"the budget of 0.005") as spent:
             one.chat.completions.create(model="dear", messages=[{"role": "user", "content": "Q?"}])
         assert spent.value.code == "budget_exhausted"
         assert get(f"{url}/metrics")[1].count('modelwright_requests_total{panel="dear",status="failed"} 1.0') == 1
@@ -239,15 +251,18 @@ def test_failures_are_said_and_not_paid_for_twice() -> None:
 def test_a_quorum_goes_on_without_members_that_fail() -> None:
     down = Voice(name="down", fails=RunError("it is down", resumable=True))
     backends = {"a": Voice(name="a"), "b": Voice(name="b"), "c": down}
-    with serving(Served([panel(backends, samples=1)])) as url, pytest.raises(openai.InternalServerError, match="is down"):
+    with (
+        serving(Served([panel(backends, samples=1, early_stop=False)])) as url,
+        pytest.raises(openai.InternalServerError, match="is down"),
+    ):
         ask(url, "Q?")
     with serving(Served([panel(backends, samples=1, early_stop=False)], quorum=2)) as url:
         answer = ask(url, "Q?")
     assert answer.usage.inner_calls == 2
     assert answer.modelwright["notes"] == ["a reply is missing: it is down"]
-    with serving(Served([panel(backends, samples=1, early_stop=False)], quorum=3)) as url:
-        with pytest.raises(openai.InternalServerError, match="2 replies came, and the quorum is 3"):
-            ask(url, "Q?")
+    three = Served([panel(backends, samples=1, early_stop=False)], quorum=3)
+    with serving(three) as url, pytest.raises(openai.InternalServerError, match="2 replies came, and the quorum is 3"):
+        ask(url, "Q?")
     with pytest.raises(InputError, match=r"quorum must be in \[1, 3\], the replies of 'sums', got 4"):
         Served([panel(backends, samples=1)], quorum=4)
     with pytest.raises(InputError, match="the program 'self_moa_seq' of the panel 'sums' knows no quorum"):
@@ -259,11 +274,10 @@ def test_a_stream_that_breaks_off_ends_in_an_error() -> None:
     writer.breaks_after = 2
     served = Served([panel({"p": Voice(name="p"), "w": writer}, MOA, proposers=["p"], aggregator="w")])
     with serving(served) as url:
-        heard = ""
+        told: list[str] = []
         with pytest.raises(openai.APIError, match="it broke off"):
-            for chunk in ask(url, "Q?", stream=True):
-                heard += chunk.choices[0].delta.content or ""
-        assert heard == "The answer"
+            told.extend(chunk.choices[0].delta.content or "" for chunk in heard(url, "Q?"))
+        assert "".join(told) == "The answer"
         writer.breaks_after = None
         assert ask(url, "Q?").choices[0].message.content == "The answer is 4."
         assert ask(url, "Q?").usage.cached_calls == 2  # and what had come is not asked for again
@@ -295,11 +309,16 @@ def test_a_client_that_goes_away_is_not_worked_for_and_nothing_is_paid_twice(str
 
 
 def test_keys_come_from_the_environment_and_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="the environment variable 'SERVE_KEY' is to hold the key of clients, and is not set"):
+    with pytest.raises(
+        InputError, match="the environment variable 'SERVE_KEY' is to hold the key of clients, and is not set"
+    ):
         Address(key_variable="SERVE_KEY")
     monkeypatch.setenv("SERVE_KEY", "canary-key")
     with serving(Served([panel({"a": Voice()}, samples=1)]), Address(key_variable="SERVE_KEY")) as url:
-        with client(url, "wrong") as one, pytest.raises(openai.AuthenticationError, match="the key is wrong or missing"):
+        with (
+            client(url, "wrong") as one,
+            pytest.raises(openai.AuthenticationError, match="the key is wrong or missing"),
+        ):
             one.models.list()
         with client(url, "canary-key") as one:
             assert one.models.list().data[0].id == "sums"
@@ -320,7 +339,8 @@ def test_pages_elsewhere_cannot_lead_a_browser_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("::1", False), ("0.0.0.0", True), ("10.1.2.3", True)]
+    ("host", "warned"),
+    [("127.0.0.1", False), ("localhost", False), ("::1", False), ("0.0.0.0", True), ("10.1.2.3", True)],
 )
 def test_listening_to_others_is_warned_of(host: str, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bool(Address(host).warning) == warned

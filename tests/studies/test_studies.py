@@ -19,7 +19,10 @@ from modelwright.studies import STUDIES, VERDICTS, Figure, Findings, Interval, O
 
 pytest.importorskip("sklearn")
 
-CARDS = {"merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "ties-merging"}
+CARDS = {
+    "aces", "dylan", "merging-at-scale", "model-breadcrumbs", "model-soups", "orca-math", "pcb-merging", "self-moa",
+    "ties-merging", "zero-shot-prompt-weighting",
+}  # fmt: skip
 
 
 @cache

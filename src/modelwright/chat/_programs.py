@@ -188,9 +188,13 @@ async def self_consistency(talk: Talk, params: SelfConsistencyParams) -> Outcome
         if not size:
             break
         wave, turns = turns[:size], turns[size:]
-        steps += await enough(talk, [talk.answer(name, i) for name, i in wave], len(wave) if params.quorum is None else 0)
+        steps += await enough(
+            talk, [talk.answer(name, i) for name, i in wave], len(wave) if params.quorum is None else 0
+        )
     if len(steps) < (params.quorum or 0):
-        raise RunError(f"{len(steps)} replies came, and the quorum is {params.quorum}: {talk.notes[-1]}", resumable=True)
+        raise RunError(
+            f"{len(steps)} replies came, and the quorum is {params.quorum}: {talk.notes[-1]}", resumable=True
+        )
     judges = params.judges(list(talk.agents))
     return await talk.decide(steps, params.combine, judges[0] if judges else "", params.ties)
 

@@ -67,8 +67,10 @@ class Outcome:
 
     @property
     def confidence(self) -> float | None:
-        """How sure the program is of its answer, in [0, 1]: what it says itself (`facts["confidence"]`), else the answer's
-        share of all votes, abstentions among them, where several voted; None where neither is known.
+        """How sure the program is of its answer, in [0, 1].
+
+        It is what the program says itself (`facts["confidence"]`), else the answer's share of all votes, abstentions among
+        them, where several voted; None where neither is known.
         """
         told = self.facts.get("confidence")
         if told is not None:
@@ -257,7 +259,9 @@ class Talk:
         """What it came to, with all that was said."""
         places = [place for place, step in enumerate(self._steps) if step is not None]
         order = {place: i for i, place in enumerate(places)}
-        steps = tuple(replace(step, shown=tuple(order[j] for j in step.shown)) for step in self._steps if step is not None)
+        steps = tuple(
+            replace(step, shown=tuple(order[j] for j in step.shown)) for step in self._steps if step is not None
+        )
         return Outcome(text, value, steps, decision, facts or {}, tuple(self.notes))
 
 

@@ -573,7 +573,8 @@ def chat(
 @app.command()
 def serve(
     panels: Annotated[
-        list[str], typer.Argument(metavar="PANEL.yml..", help="Panels; clients know each by its name, or as NAME=PANEL.yml.")
+        list[str],
+        typer.Argument(metavar="PANEL.yml..", help="Panels; clients know each by its name, or as NAME=PANEL.yml."),
     ],
     host: Annotated[
         str, typer.Option("--host", help="Where to listen; the default is for programs on this machine.")
@@ -581,19 +582,24 @@ def serve(
     port: Annotated[int, typer.Option("--port", help="Which port; 0 takes a free one.")] = 8000,
     key_variable: Annotated[
         str | None,
-        typer.Option("--key-variable", metavar="NAME", help="Environment variable with the key that clients must send."),
+        typer.Option(
+            "--key-variable", metavar="NAME", help="Environment variable with the key that clients must send."
+        ),
     ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", help="Most requests answered at a time.")] = 64,
     queue: Annotated[int, typer.Option("--queue", help="Most requests that wait; one more is refused with 429.")] = 256,
     quorum: Annotated[
         int | None,
-        typer.Option("--quorum", metavar="N", help="Go on with N replies when backends fail, instead of what panels say."),
+        typer.Option(
+            "--quorum", metavar="N", help="Go on with N replies when backends fail, instead of what panels say."
+        ),
     ] = None,
     budget: Annotated[
         float | None, typer.Option("--budget", metavar="MONEY", help="Each panel spends no more while it is served.")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option("--cache", metavar="FILE", help="Where replies are kept, instead of the panels' files.")
+        Path | None,
+        typer.Option("--cache", metavar="FILE", help="Where replies are kept, instead of the panels' files."),
     ] = None,
     transcript: Annotated[
         Path | None, typer.Option("--transcript", metavar="FILE.jsonl", help="Write down all that is said.")

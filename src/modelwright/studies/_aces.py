@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -121,7 +122,7 @@ def _overlap(pair: Pair, text: str) -> float:
 
 def _pairs(pair: Pair, text: str) -> float:
     def of(words: list[str]) -> Counter[Any]:
-        return Counter(zip(words, words[1:], strict=False))
+        return Counter(itertools.pairwise(words))
 
     return _f1(of(text.split()), of(pair.reference.split()))
 
@@ -153,9 +154,13 @@ def _language(measured: Measured, seed: int, count: int) -> None:
     values: dict[str, tuple[Array, Array]] = {}
     known: list[Array] = []
     for name, score in SCORES.items():
-        good, bad = (np.array([score(p, text) for p, text in zip(pairs, texts, strict=True)]) for texts in _sides(pairs))
+        good, bad = (
+            np.array([score(p, text) for p, text in zip(pairs, texts, strict=True)]) for texts in _sides(pairs)
+        )
         values[name] = good, bad
-        known.append(np.concatenate([[score(p, t) for p, t in zip(ordinary, side, strict=True)] for side in _sides(ordinary)]))
+        known.append(
+            np.concatenate([[score(p, t) for p, t in zip(ordinary, side, strict=True)] for side in _sides(ordinary)])
+        )
     values["together"] = tuple(combined([values[name][side] for name in SCORES], known) for side in (0, 1))  # type: ignore[assignment]
     phenomena = [pair.phenomenon for pair in pairs]
     found: dict[str, Challenge] = {name: challenge(*values[name], phenomena) for name in SYSTEMS}
@@ -210,7 +215,9 @@ def _figures(measured: Measured) -> dict[str, Figure]:
         for name in SYSTEMS
     }  # fmt: skip
     for name in SYSTEMS:
-        found[f"ties, {name}"] = Figure(f"pairs with equal scores: {name}", measured.interval(lambda mean, n=("ties", name): mean(n)))
+        found[f"ties, {name}"] = Figure(
+            f"pairs with equal scores: {name}", measured.interval(lambda mean, n=("ties", name): mean(n))
+        )
     return found
 
 
@@ -226,7 +233,10 @@ def _table(measured: Measured) -> Table:
 def _plot(measured: Measured) -> Plot:
     order = {aces_category(phenomenon): float(i + 1) for i, phenomenon in enumerate(PHENOMENA)}
     lines = {
-        name: [(at, measured.interval(lambda mean, n=("category", name, category): mean(n))) for category, at in order.items()]
+        name: [
+            (at, measured.interval(lambda mean, n=("category", name, category): mean(n)))
+            for category, at in order.items()
+        ]
         for name in SYSTEMS
     }
     return Plot("tau by category, in the order of the table", "category", "tau", lines, unit="")

@@ -165,7 +165,9 @@ class Spoken:
     train: tuple[Array, Array]
     validation: tuple[Array, Array]
 
-    def classifier(self, name: str, fitted: Any, seed: int, columns: Any = slice(None), sharp: float = 1.0) -> Classifier:
+    def classifier(
+        self, name: str, fitted: Any, seed: int, columns: Any = slice(None), sharp: float = 1.0
+    ) -> Classifier:
         """A fitted estimator that speaks about the test images, of which it sees some pixels."""
         rows = np.zeros((len(self.pixels), 10))
         rows[:, np.asarray(fitted.classes_)] = fitted.predict_proba(self.pixels[:, columns])

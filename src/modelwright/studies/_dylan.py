@@ -21,7 +21,13 @@ FAR = 4.5
 #: Most that stopping at consensus may cost in accuracy.
 MARGIN = 0.02
 #: Blocks of pixels that the digits' agents see: rows of the image, of which some tell more.
-ROWS: dict[str, tuple[int, ...]] = {"top": (0, 1), "upper": (2, 3), "lower": (4, 5), "bottom": (6, 7), "middle": (2, 3, 4, 5)}
+ROWS: dict[str, tuple[int, ...]] = {
+    "top": (0, 1),
+    "upper": (2, 3),
+    "lower": (4, 5),
+    "bottom": (6, 7),
+    "middle": (2, 3, 4, 5),
+}
 
 
 def experiment(setting: Setting) -> Findings:
@@ -69,7 +75,9 @@ def _stopping(measured: Measured, seed: int, items: int) -> None:
     measured.add(seed, "after four", (first == 4).astype(float))
 
 
-def _chosen(measured: Measured, seed: int, about: str, whole: Panel, backends: dict[str, Any], known: Any, keep: int) -> None:
+def _chosen(
+    measured: Measured, seed: int, about: str, whole: Panel, backends: dict[str, Any], known: Any, keep: int
+) -> None:
     """Choose a team on half of the questions, and judge it and the whole pool on the other half."""
     asked = list(known)
     half = len(asked) // 2
@@ -90,7 +98,8 @@ def _worst(about: str, backends: dict[str, Any], known: Any, asked: list[str]) -
     if about == "scripted":
         return "weak"
     alone = {
-        name: np.mean([int(one.probabilities[q].argmax()) == int(known[q]) for q in asked]) for name, one in backends.items()
+        name: np.mean([int(one.probabilities[q].argmax()) == int(known[q]) for q in asked])
+        for name, one in backends.items()
     }
     return min(alone, key=alone.__getitem__)
 
@@ -114,7 +123,9 @@ def _digits(measured: Measured, seed: int, items: int) -> None:
         backends[name] = data.classifier(name, fitted, seed, columns, sharp=2.0)
     _chosen(measured, seed, "digits", panel(backends, DYLAN), backends, data.known, 3)
     asked = list(data.known)
-    alone = [np.mean([int(one.probabilities[q].argmax()) == int(data.known[q]) for q in asked]) for one in backends.values()]
+    alone = [
+        np.mean([int(one.probabilities[q].argmax()) == int(data.known[q]) for q in asked]) for one in backends.values()
+    ]
     told = [measured_of(measured, seed, ("digits", "importance", name)) for name in backends]
     measured.add(seed, "order", float(spearmanr(alone, told).statistic))
 
@@ -190,7 +201,10 @@ def _plot(measured: Measured) -> Plot:
     lines = {}
     for about in ("scripted", "digits"):
         points = [
-            (float(measured.range(lambda mean, n=(about, "calls", name): mean(n)).value), measured.interval(lambda mean, n=(about, name): mean(n)))
+            (
+                float(measured.range(lambda mean, n=(about, "calls", name): mean(n)).value),
+                measured.interval(lambda mean, n=(about, name): mean(n)),
+            )
             for name in ("team", "pool")
         ]
         lines[about] = sorted(points, key=lambda point: point[0])

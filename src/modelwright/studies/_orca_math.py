@@ -145,7 +145,9 @@ def _table(measured: Measured) -> Table:
         return (f"{kind}, {seen} images", *(_of(measured, (seen, kind, k)) for k in counts))
 
     rows = [row(seen, kind, VOTERS) for seen in SEEN for kind in ("vote", "pass")]
-    return Table("A vote over k samples, and whether any of k is right", ("", *(f"k = {k}" for k in VOTERS)), tuple(rows))
+    return Table(
+        "A vote over k samples, and whether any of k is right", ("", *(f"k = {k}" for k in VOTERS)), tuple(rows)
+    )
 
 
 def _plot(measured: Measured) -> Plot:

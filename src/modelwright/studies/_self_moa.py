@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from modelwright.chat import MOA, SELF_CONSISTENCY, SELF_MOA_SEQ
 from modelwright.studies._answerers import (
     correlated_majority,
@@ -71,7 +70,9 @@ def _scripted(measured: Measured, seed: int, items: int) -> None:
         worst = max(worst, deviation(float(scores.mean()), expected, items))
 
     for team, shares in TEAMS.items():
-        members = {f"m{i}": script(known, f"{team} {i}", seed, accuracy=p, options=YES_NO) for i, p in enumerate(shares)}
+        members = {
+            f"m{i}": script(known, f"{team} {i}", seed, accuracy=p, options=YES_NO) for i, p in enumerate(shares)
+        }
         everyone = {**members, "judge": judge}
         best = max(members, key=lambda name: members[name].accuracy)  # type: ignore[reportArgumentType]
         measure((team, "single"), panel({best: members[best]}, SELF_CONSISTENCY, samples=1), max(shares))
@@ -80,7 +81,9 @@ def _scripted(measured: Measured, seed: int, items: int) -> None:
         own = panel(everyone, MOA, proposers=[best], samples=3, aggregator="judge")
         measure((team, "self"), own, majority_of([max(shares)] * 3))
     for correlation in CORRELATIONS:
-        one = script(known, "one", seed * 1000 + round(100 * correlation), accuracy=0.7, correlation=correlation, options=YES_NO)
+        one = script(
+            known, "one", seed * 1000 + round(100 * correlation), accuracy=0.7, correlation=correlation, options=YES_NO
+        )
         work = panel({"one": one, "judge": judge}, MOA, proposers=["one"], samples=3, aggregator="judge")
         measure(("correlated", correlation), work, correlated_majority(3, 0.7, correlation))
     measured.add(seed, "far", worst)
@@ -158,7 +161,9 @@ def _figures(measured: Measured) -> dict[str, Figure]:
             found[f"{team}, {kind}"] = Figure(what, measured.interval(lambda mean, n=(team, kind): mean(n)))
     for kind in ("single", "mixed", "self"):
         name = ("digits", kind)
-        found[f"digits, {kind}"] = Figure(f"accuracy on digits: {kind}", measured.interval(lambda mean, n=name: mean(n)))
+        found[f"digits, {kind}"] = Figure(
+            f"accuracy on digits: {kind}", measured.interval(lambda mean, n=name: mean(n))
+        )
     return found
 
 
@@ -172,7 +177,9 @@ def _table(measured: Measured) -> Table:
     ]
     kinds = ("single", "mixed", "self")
     rows.append(("digits", *(measured.interval(lambda mean, n=("digits", kind): mean(n)) for kind in kinds)))
-    return Table("Accuracy of one sample, of a mixture, and of three samples of the best", ("team", *kinds), tuple(rows))
+    return Table(
+        "Accuracy of one sample, of a mixture, and of three samples of the best", ("team", *kinds), tuple(rows)
+    )
 
 
 def _plot(measured: Measured) -> Plot:

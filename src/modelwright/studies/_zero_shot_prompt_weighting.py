@@ -63,7 +63,9 @@ def _generated(measured: Measured, seed: int, n: int) -> None:
     _judge(measured, seed, "generated", images, reference, texts, labels)
 
 
-def _judge(measured: Measured, seed: int, about: str, images: Array, reference: Array, texts: Array, labels: Array) -> None:
+def _judge(
+    measured: Measured, seed: int, about: str, images: Array, reference: Array, texts: Array, labels: Array
+) -> None:
     logits, other = (embedding_logits(rows, texts, SCALE) for rows in (images, reference))
     for way in WAYS:
         weights = weights_of(prompt_scores(logits, other, debias=way))
@@ -141,7 +143,10 @@ def _figures(measured: Measured) -> dict[str, Figure]:
 
 def _table(measured: Measured) -> Table:
     rows = [
-        (name.replace("_", " "), *(measured.interval(lambda mean, n=(about, name): mean(n)) for about in ("generated", "digits")))
+        (
+            name.replace("_", " "),
+            *(measured.interval(lambda mean, n=(about, name): mean(n)) for about in ("generated", "digits")),
+        )
         for name in _SYSTEMS
     ]
     return Table("Accuracy by how prompts are weighted", ("weights", "generated", "digits"), tuple(rows))
