@@ -130,6 +130,7 @@ def manifest_of(
         "created": list(plan.created),
         "buffers_that_differ": sorted(findings.buffers),
         "notes": list(notes),
+        **({"vocabulary": plan.vocabulary.as_json()} if plan.vocabulary else {}),
         "chunk_bytes": CHUNK,
         "files": dict(files),
         "run": {**run, "host": platform.node(), "platform": platform.platform(), "python": platform.python_version()},

@@ -32,7 +32,7 @@ from modelwright.engine._sources import ranges
 from modelwright.engine._store import StoreFolder
 from modelwright.engine._work import Program, Tick, run_programs
 from modelwright.errors import InputError, RunError
-from modelwright.recipe import Plan
+from modelwright.recipe import Plan, check_result
 
 #: (what is being done, bytes done, bytes in all)
 Progress = Callable[[str, int, int], None]
@@ -178,7 +178,7 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         if changed:
             raise RunError(f"'{changed}' changed while it was being merged, so the output is discarded. Merge again.")
         lost = losses(plan)
-        notes = [*plan.notes, *loss_notes(lost), *_late_notes(plan, merge.findings)]
+        notes = [*plan.notes, *loss_notes(lost), *_late_notes(plan, merge.findings), *check_result(plan, partial.path)]
         table = files.table()
         hashes = table | file_hashes(partial.path, skip=table)
         if options.hash == "blake3":
