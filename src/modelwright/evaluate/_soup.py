@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from modelwright.api import merge, open as open_checkpoint
+from modelwright.api import merge, open_model as open_checkpoint
 from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError
 from modelwright.evaluate._metrics import Whole

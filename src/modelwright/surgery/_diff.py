@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.checkpoint import Checkpoint, open as open_checkpoint
+from modelwright.api import open_model as open_checkpoint
+from modelwright.checkpoint import Checkpoint
 from modelwright.engine import MOST_SPECTRUM, Contrast, Meeting, contrast
 from modelwright.errors import InputError, listing
 from modelwright.surgery._match import Match, Structure, match
