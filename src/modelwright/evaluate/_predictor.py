@@ -14,7 +14,8 @@ import xxhash
 from modelwright.errors import InputError, RunError, needs as needs
 from modelwright.evaluate._code import function_hash
 from modelwright.evaluate._items import Items
-from modelwright.predictions import SUM_TOLERANCE, softmax as softmax
+from modelwright.predictions import SUM_TOLERANCE
+from modelwright.tensors import softmax as softmax
 
 Outputs = Literal["logits", "probabilities"]
 

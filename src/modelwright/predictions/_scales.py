@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from modelwright.errors import InputError, did_you_mean
+from modelwright.tensors import SMALLEST, log, log_softmax, logit, sigmoid, softmax
 
 #: `classes`: one number for each of C >= 2 classes; `binary`: one for the positive class; `regression`: numbers;
 #: `dense`: maps of numbers (depth), or of the probability that a pixel belongs to the mask.
@@ -16,9 +17,6 @@ Scale = Literal["logits", "probabilities", "log-probabilities", "values"]
 
 #: How far from 1 the probabilities of a sample may sum.
 SUM_TOLERANCE = 1e-3
-#: What a probability of 0 counts as where its logarithm is taken: a certain mistake costs 708 nats and not infinity,
-#: which no mean survives.
-SMALLEST = float(np.finfo(np.float64).tiny)
 #: Which scales the numbers of a kind can stand on.
 SCALES: dict[Kind, tuple[Scale, ...]] = {
     "classes": ("logits", "probabilities", "log-probabilities"),
@@ -38,41 +36,6 @@ def check_scale(kind: Kind, scale: str) -> None:
         raise InputError(f"predictions cannot be of the kind '{kind}'", did_you_mean(kind, get_args(Kind)))
     if scale not in SCALES[kind]:
         raise InputError(f"predictions of the kind '{kind}' cannot be {scale}", did_you_mean(scale, SCALES[kind]))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities from logits along the last axis, in float64."""
-    powers = np.array(logits, dtype=np.float64)  # a copy, which is worked on in place: chunks are large
-    powers -= powers.max(axis=-1, keepdims=True)
-    np.exp(powers, out=powers)
-    powers /= powers.sum(axis=-1, keepdims=True)
-    return powers
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities from logits along the last axis, in float64."""
-    shifted = np.array(logits, dtype=np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
-
-
-def log(probabilities: np.ndarray) -> np.ndarray:
-    """Logarithms of probabilities, 0 counting as `SMALLEST`."""
-    return np.log(np.maximum(probabilities, SMALLEST))
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of the positive class from its logits, in float64, without overflow on either side."""
-    logits = np.asarray(logits, dtype=np.float64)
-    small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1.0, small) / (1.0 + small)
-
-
-def logit(probabilities: np.ndarray) -> np.ndarray:
-    """Logits of the positive class from its probabilities, in float64; those of 0 and 1 are -708 and 708."""
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    return log(probabilities) - log(1.0 - probabilities)
 
 
 def of_classes(values: np.ndarray, scale: Scale, wanted: Scale) -> np.ndarray:
