@@ -86,8 +86,12 @@ def contents(folder: Path) -> dict[str, Any]:
         if path.is_file():
             found[path.relative_to(folder).as_posix()] = path.read_bytes()
     for name in [name for name in found if name.rpartition("/")[2] == "manifest.json"]:
-        manifest = json.loads(found[name])
-        del manifest["run"]
+        try:
+            manifest = json.loads(found[name])
+        except ValueError:  # of another program
+            continue
+        if isinstance(manifest, dict):
+            manifest.pop("run", None)
         found[name] = json.dumps(manifest)
     return found
 

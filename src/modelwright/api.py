@@ -177,8 +177,8 @@ def plugin_module(path: Path) -> ModuleType:
     return module
 
 
-@overload
-def merge(
+@overload  # by the names of the library's own methods with parts; others, and recipes, are told at run time
+def merge(  # pyright: ignore[reportOverlappingOverload]
     models: Iterable[Any], *, method: Literal["emr", "tall_mask", "twin_merging"], **options: Any
 ) -> WeightBundle: ...
 @overload
@@ -536,7 +536,11 @@ class Job:
     def outcome(self) -> Checkpoint | WeightBundle:
         """The result, computed when it is read or saved: a model, or what methods with parts for tasks make."""
         plan = self.plans()[-1]
-        return self.checkpoint() if plan.method.parts is None else bundle_of(plan, self.stages[-1].name or plan.method.name)
+        return (
+            self.checkpoint()
+            if plan.method.parts is None
+            else bundle_of(plan, self.stages[-1].name or plan.method.name)
+        )
 
     def checkpoint(self) -> Checkpoint:
         """The result as one model, computed when it is read or saved; of a method with parts, what its tasks share."""

@@ -71,7 +71,9 @@ def test_storage_counts_what_lies_there(here: Path) -> None:
         assert made(method, "--overwrite") == 0
         storage = mw.open("out").storage  # type: ignore[reportAttributeAccessIssue]
         files = sum(path.stat().st_size for path in Path("out").rglob("*.safetensors"))
-        headers = sum(8 + int.from_bytes(path.open("rb").read(8), "little") for path in Path("out").rglob("*.safetensors"))
+        headers = sum(
+            8 + int.from_bytes(path.read_bytes()[:8], "little") for path in Path("out").rglob("*.safetensors")
+        )
         assert storage.total == files - headers
         assert storage.experts == 2 * storage.shared
     weights = sum(value.size for value in tiny.arrays(0).values())
@@ -159,9 +161,10 @@ def test_inspect_shows_members(here: Path, said: Said) -> None:
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "kind a bundle of weights" in lines
     assert "tasks math, code" in lines
-    assert f"base base 1.02 kB {here / 'base'} (elsewhere)" in lines
+    assert any(line.startswith("base base 1.04 kB /") for line in lines)
     found = json.loads(said("inspect", "out", "--json")[1])
     assert found["bundle"]["members"]["math"]["folder"] == "tasks/math"
+    assert found["bundle"]["members"]["base"]["reference"] == str(here / "base")
     assert found["storage"]["total"] == mw.open("out").storage.total  # type: ignore[reportAttributeAccessIssue]
 
 
@@ -171,7 +174,11 @@ def test_inspect_shows_members(here: Path, said: Said) -> None:
 def test_a_bundle_is_no_model(here: Path, said: Said) -> None:
     assert made("emr") == 0
     what = "error: 'out' is a bundle, not one model. mw inspect shows what is in it; of weights for several tasks write 'out#TASK'."
-    for arguments in (("merge", "out", "math", "--method", "linear", "-o", "no"), ("convert", "out", "-o", "no"), ("diff", "out", "math")):
+    for arguments in (
+        ("merge", "out", "math", "--method", "linear", "-o", "no"),
+        ("convert", "out", "-o", "no"),
+        ("diff", "out", "math"),
+    ):
         code, _, err = said(*arguments)
         assert code == 2, err
         assert what in err
@@ -181,10 +188,16 @@ def test_a_bundle_is_no_model(here: Path, said: Said) -> None:
     assert said("extract", "out", "--task", "mth", "-o", "no")[2] == (
         "error: out has no task 'mth'. Did you mean 'math'? Valid: code, math.\n"
     )
-    assert said("extract", "math", "--task", "math", "-o", "no")[2].startswith("error: 'math' is not a bundle, so it has no tasks.")
+    assert said("extract", "math", "--task", "math", "-o", "no")[2].startswith(
+        "error: 'math' is not a bundle, so it has no tasks."
+    )
     assert said("extract", "math", "-o", "no")[2].startswith("error: extract needs --base")
-    assert said("extract", "out", "--task", "math", "--base", "base", "-o", "no")[2].startswith("error: --base is for storing")
-    assert said("extract", "out", "--task", "math=1", "--task", "code", "-o", "no")[2].startswith("error: several tasks need a weight each")
+    assert said("extract", "out", "--task", "math", "--base", "base", "-o", "no")[2].startswith(
+        "error: --base is for storing"
+    )
+    assert said("extract", "out", "--task", "math=1", "--task", "code", "-o", "no")[2].startswith(
+        "error: several tasks need a weight each"
+    )
     assert not Path("no").exists()
 
 
@@ -209,7 +222,9 @@ def test_what_makes_no_bundle_is_refused(here: Path, said: Said) -> None:
         "merge_method: emr\nbase_model: base\nslices:\n- sources:\n  - {model: math, layer_range: [0, 4]}\n"
         "  - {model: base, layer_range: [0, 4]}\n"
     )
-    assert "emr makes a bundle, which is of whole models. Write models:, not slices: or modules:." in wrong("slices.yml")
+    assert "emr makes a bundle, which is of whole models. Write models:, not slices: or modules:." in wrong(
+        "slices.yml"
+    )
     with pytest.raises(InputError, match="the base is in memory, so a bundle cannot refer to it"):
         mw.merge(["math"], base=tiny.arrays(0), method="emr").save("no", refer_base=True)
     with pytest.raises(InputError, match="is a URL"):
@@ -225,7 +240,10 @@ def edited(change: Callable[[dict[str, Any]], None]) -> None:
     change(about)
     path.write_text(json.dumps(about))
     manifest = json.loads(Path("out/manifest.json").read_text())
-    manifest["files"]["bundle.json"] = {"bytes": path.stat().st_size, "xxh3_128": [xxhash.xxh3_128_hexdigest(path.read_bytes())]}
+    manifest["files"]["bundle.json"] = {
+        "bytes": path.stat().st_size,
+        "xxh3_128": [xxhash.xxh3_128_hexdigest(path.read_bytes())],
+    }
     Path("out/manifest.json").write_text(json.dumps(manifest))
 
 
@@ -308,7 +326,10 @@ def test_a_killed_run_goes_on(here: Path, said: Said) -> None:
     assert made("emr") == 0
     assert Path("out/shared/manifest.json").stat().st_mtime_ns == before
     assert mw.verify("out").problems == ()
-    assert same(mw.open("out").task("code").arrays(), mw.merge(["math", "code"], base="base", method="emr").task("code").arrays())  # type: ignore[reportAttributeAccessIssue]
+    assert same(
+        mw.open("out").task("code").arrays(),
+        mw.merge(["math", "code"], base="base", method="emr").task("code").arrays(),
+    )  # type: ignore[reportAttributeAccessIssue]
 
 
 def test_bad_input_leaves_nothing(here: Path, said: Said) -> None:
@@ -328,5 +349,3 @@ def test_names_tell_tasks_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         tiny.model(Path("runs", name, "final"), seed)
     bundle = mw.merge(["runs/math/final", "runs/code/final"], base="base", method="emr")
     assert bundle.tasks == ("math-final", "code-final")
-
-

@@ -22,8 +22,12 @@ Said = Callable[..., tuple[int, str, str]]
 NET = """
 import torch
 
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x.float())
+
 def build(config):
-    return torch.nn.Linear(1, 2)
+    return Net(1, 2)
 """
 
 
@@ -59,7 +63,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_task_has_its_own_model(here: Path, said: Said) -> None:
-    arguments = ("eval", "twins", "one=twins#early", "early", "--task", "early.csv", "--task", "late.csv", "--network", "net.py:build")
+    arguments = (
+        "eval",
+        "twins",
+        "one=twins#early",
+        "early",
+        "--task",
+        "early.csv",
+        "--task",
+        "late.csv",
+        "--network",
+        "net.py:build",
+    )
     code, out, err = said(*arguments, "-o", "records", "--json")
     assert (code, err) == (0, "")
     figures = {(r["task"], r["system"]): r["figure"] for r in json.loads(out)["results"]}
@@ -85,7 +100,10 @@ def test_a_task_that_it_does_not_have_is_named(here: Path, said: Said) -> None:
     Path("other.csv").write_text("x,target\n0,low\n1,more\n")
     code, _, err = said("eval", "twins", "--task", "other.csv", "--network", "net.py:build", "-o", "records")
     assert code == 2
-    assert "'twins' has no model for the task 'other', but for early, late. Say which one is to answer: twins#early;" in err
+    assert (
+        "'twins' has no model for the task 'other', but for early, late. Say which one is to answer: twins#early;"
+        in err
+    )
     code, _, err = said("eval", "twins#lat", "--task", "other.csv", "--network", "net.py:build", "-o", "records")
     assert code == 2
     assert "twins has no task 'lat'. Did you mean 'late'?" in err
@@ -94,7 +112,9 @@ def test_a_task_that_it_does_not_have_is_named(here: Path, said: Said) -> None:
 def test_in_python_without_a_folder(here: Path) -> None:
     bundle = mw.merge(["early", "late"], base="base", method="twin_merging", density=1.0)
     tasks = [mw.task(f"{name}.csv") for name in bundle.tasks]
-    records = mw.eval({"held": bundle, "stored": mw.open("twins"), "task": bundle.task("late")}, tasks, network="net.py:build")
+    records = mw.eval(
+        {"held": bundle, "stored": mw.open("twins"), "task": bundle.task("late")}, tasks, network="net.py:build"
+    )
     assert [records.part(name, "held").figure for name in bundle.tasks] == [1.0, 1.0]
     assert records.part("late", "task").figure == 1.0
     first, second = systems({"a": bundle, "b": mw.open("twins")}, network="net.py:build")

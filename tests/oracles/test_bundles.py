@@ -85,8 +85,14 @@ def test_twin_merging(settings: dict[str, Any]) -> None:
             if count * sum(matrix.shape) >= matrix.size:
                 agrees(found[tensor], expert[tensor])
                 continue
-            agrees(found[tensor].reshape(matrix.shape), shared.reshape(matrix.shape) + (u[:, :count] * s[:count]) @ vt[:count], 1e-9)
-            lost = np.linalg.norm(found[tensor] - expert[tensor])  # Eckart and Young: what is lost are the values left out
+            agrees(
+                found[tensor].reshape(matrix.shape),
+                shared.reshape(matrix.shape) + (u[:, :count] * s[:count]) @ vt[:count],
+                1e-9,
+            )
+            lost = np.linalg.norm(
+                found[tensor] - expert[tensor]
+            )  # Eckart and Young: what is lost are the values left out
             np.testing.assert_allclose(lost, np.linalg.norm(s[count:]), rtol=1e-9)
 
 

@@ -22,7 +22,7 @@ from modelwright.checkpoint import (
     read_json,
     user_path,
 )
-from modelwright.engine import file_hash, file_hashes, manifest_json, read_manifest
+from modelwright.engine import CHUNK, file_hash, file_hashes, manifest_json, read_manifest
 from modelwright.errors import InputError, Problem
 
 
@@ -43,6 +43,25 @@ class Bundle:
         member = self.about.members[name]
         assert member.folder is not None
         return self.path / member.folder
+
+    def verified(self, name: str) -> Path:
+        """The folder of a member after all its bytes were compared with its hash; of one elsewhere, its file.
+
+        Raises:
+            InputError: It is gone, or is another by now.
+        """
+        member = self.about.members[name]
+        if member.folder is not None:
+            found, where = files_hash(_table(self.path, member.folder, trust=False), member.folder), self.folder(name)
+        else:
+            where = Path(str(member.reference))
+            found = file_digest(where) if where.is_file() else ""
+        if found != member.hash:
+            raise InputError(
+                f"the member '{name}' of the bundle is not what it was: its hash is another", "Make the bundle again.",
+                str(self.path),
+            )  # fmt: skip
+        return where
 
     def checkpoint(self, name: str) -> Checkpoint:
         """The weights of a member; one that is elsewhere is read and compared with its hash first.
@@ -72,6 +91,18 @@ class Bundle:
     def tasks(self) -> tuple[str, ...]:
         """Names of the members that are a task's."""
         return tuple(name for name, member in self.about.members.items() if member.role == "task")
+
+
+def said_of(about: About, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a bundle that comes of no merge."""
+    return {
+        "manifest_version": 1, "made_by": dict(about.lineage.versions), "method": about.kind, "recipe": about.lineage.recipe,
+        "seed": about.lineage.seed, "chunk_bytes": CHUNK, "run": dict(run),
+        "inputs": [
+            {"model": name, "xxh3_128": member.hash, "licence": about.lineage.licences.get(name)}
+            for name, member in about.members.items()
+        ],
+    }  # fmt: skip
 
 
 def is_bundle(path: Path) -> bool:
@@ -115,7 +146,10 @@ def check_members(path: Path) -> list[str]:
     for name, member in bundle.about.members.items():
         if member.reference is not None:
             try:
-                bundle.checkpoint(name)
+                if member.format in ("onnx", "skops"):
+                    bundle.verified(name)
+                else:
+                    bundle.checkpoint(name)
             except InputError as error:
                 found += [problem.what for problem in error.problems]
     return found
@@ -138,13 +172,13 @@ def finish(folder: Path, about: About, said: Mapping[str, Any]) -> None:
     (folder / MANIFEST).write_text(manifest_json(manifest), encoding="utf-8")
 
 
-def _table(folder: Path, member: str) -> dict[str, Any]:
-    """The hashes of a member's files; those that the engine wrote are known already.
+def _table(folder: Path, member: str, *, trust: bool = True) -> dict[str, Any]:
+    """The hashes of a member's files; those that the engine has just written are known already.
 
     Its own manifest is left out: it says when it was made, and the same bundle made again is to have the same hashes.
     """
     known: Mapping[str, Any] = {}
-    if (folder / member / MANIFEST).is_file():
+    if trust and (folder / member / MANIFEST).is_file():
         files = read_manifest(folder / member)["files"]
         known = {name: {key: entry[key] for key in ("bytes", "xxh3_128")} for name, entry in files.items()}
     found = {**known, **file_hashes(folder / member, skip={*known, MANIFEST})}
@@ -162,6 +196,11 @@ def files_hash(files: Mapping[str, Any], member: str) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(mine).encode())
 
 
+def file_digest(path: Path) -> str:
+    """A hash of a file's bytes."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(file_hash(path)["xxh3_128"]).encode())
+
+
 def tensors_hash(model: Checkpoint) -> str:
     """A hash of a checkpoint's names, formats, shapes and values, whatever its files are."""
 
@@ -173,9 +212,3 @@ def tensors_hash(model: Checkpoint) -> str:
     with ThreadPoolExecutor(4) as pool:
         lines = sorted(pool.map(digest, model.items()))
     return xxhash.xxh3_128_hexdigest("\n".join(lines).encode())
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of the weight files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-

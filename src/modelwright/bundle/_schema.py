@@ -117,7 +117,9 @@ class Ensemble(_Strict):
         fitted_on: What all of this was fitted on.
     """
 
-    order: Annotated[tuple[str, ...], Field(min_length=2), BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+    order: Annotated[
+        tuple[str, ...], Field(min_length=2), BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
+    ]
     asks: Literal["probabilities", "values"]
     classes: Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = ()
     combine: dict[str, Any] | None = None

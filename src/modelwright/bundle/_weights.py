@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.bundle._folder import Bundle, finish, member_hash, open_bundle, size_of, tensors_hash
+from modelwright.bundle._folder import Bundle, finish, member_hash, open_bundle, tensors_hash
 from modelwright.bundle._schema import NAME, About, Lineage, Member, Weights
 from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef, open as open_checkpoint
 from modelwright.engine import (
@@ -117,7 +117,9 @@ class WeightBundle:
                 "Name one task.",
             )
         makers = [(weight, self._restorer(one)) for one, weight in weights.items()]
-        tensors = {tensor: self._ref(tensor, ref, makers, exact=isinstance(name, str)) for tensor, ref in self.shared.items()}
+        tensors = {
+            tensor: self._ref(tensor, ref, makers, exact=isinstance(name, str)) for tensor, ref in self.shared.items()
+        }
         first = self.parts[next(iter(weights))]
         label = f"{self.label}#{name}" if isinstance(name, str) else f"{self.label} of {len(weights)} tasks"
         return _model(tensors, label, first, [*self.parts.values(), self.shared])
@@ -219,11 +221,15 @@ def _finite(found: NumpyArray, ref: TensorRef, name: str) -> NumpyArray:
     with np.errstate(over="ignore"):
         rounded = found.astype(ref.dtype.numpy)
     if not all_finite(widen(rounded)):
-        raise RunError(f"'{name}' is not finite in {ref.dtype}, though the shared one is: lower the weights of the tasks")
+        raise RunError(
+            f"'{name}' is not finite in {ref.dtype}, though the shared one is: lower the weights of the tasks"
+        )
     return found
 
 
-def _model(tensors: Mapping[str, TensorRef], label: str, beside: Checkpoint, sources: Sequence[Checkpoint]) -> Checkpoint:
+def _model(
+    tensors: Mapping[str, TensorRef], label: str, beside: Checkpoint, sources: Sequence[Checkpoint]
+) -> Checkpoint:
     """A checkpoint that is computed of others; what lies beside it is what lies beside `beside`."""
     beneath = tuple(path for one in sources for path in (one.path, *one.beneath) if path is not None)
     made = Checkpoint(
@@ -285,21 +291,19 @@ def _pieces(plan: Plan, tensor: PlannedTensor, index: int, shared: Checkpoint) -
     source = tensor.base if at is None else tensor.inputs[at]  # `missing: base`: nothing was tuned
     own, below = plan.models[source.model][source.name], plan.models[tensor.base.model][tensor.base.name]
     fields = plan.method.fields
-    chosen = {
-        name: value[at or 0] if fields[name].per_model else value for name, value in tensor.parameters.items()
-    }
+    chosen = {name: value[at or 0] if fields[name].per_model else value for name, value in tensor.parameters.items()}
 
     def compute() -> dict[str, NumpyArray]:
         arrays = [widen(ref.read()) for ref in (own, below, shared[tensor.name])]
         wide = np.result_type(*arrays)
         model, base, common = (array.astype(wide, copy=False) for array in arrays)
         found = record.split(model, base=base, shared=common, parameters=chosen)
-        return {name: _stored(np.asarray(value), record.kinds[name]) for name, value in found.items()}
+        return {name: _stored(np.asarray(value), record.kinds[name], kept) for name, value in found.items()}
 
-    once = _Once(compute)
+    once, kept = _Once(compute), own.dtype if own.dtype.name in OUTPUT_NAMES else tensor.dtype
     refs: dict[str, TensorRef] = {}
     for name, shape in record.shapes(tensor.shape, chosen).items():
-        dtype, length = _described(record.kinds[name], shape, own.dtype if own.dtype.name in OUTPUT_NAMES else tensor.dtype)
+        dtype, length = _described(record.kinds[name], shape, kept)
         refs[f"{tensor.name}:{name}"] = TensorRef(dtype, length, partial(once.read, name), "memory")
     return refs
 
@@ -312,9 +316,9 @@ def _described(kind: str, shape: tuple[int, ...], own: DType) -> tuple[DType, tu
     return DTYPES["U8"], (-(-size // 8),) if kind == "bits" else (8 * size,)
 
 
-def _stored(value: NumpyArray, kind: str) -> NumpyArray:
-    if kind == "values":
-        return value
+def _stored(value: NumpyArray, kind: str, kept: DType) -> NumpyArray:
+    if kind == "values":  # rounded here, so that a bundle in memory is the one that is stored
+        return value.astype(kept.numpy, copy=False)
     return np.packbits(value.reshape(-1)) if kind == "bits" else np.ascontiguousarray(value, np.float64).view(np.uint8)
 
 
@@ -344,7 +348,9 @@ def base_of(plan: Plan) -> Checkpoint:
     assert plan.base is not None
     base = plan.models[plan.base]
     pairs = [(tensor.name, tensor.base) for tensor in plan.tensors if tensor.action == "merge"]
-    return _model({name: plan.models[at.model][at.name] for name, at in pairs if at is not None}, base.label, base, [base])
+    return _model(
+        {name: plan.models[at.model][at.name] for name, at in pairs if at is not None}, base.label, base, [base]
+    )
 
 
 def _no_save(*_: Any, **__: Any) -> Any:
@@ -360,7 +366,9 @@ def _names(plan: Plan) -> dict[str, int]:
         if len(found) == len(models):
             break
     else:
-        raise InputError("two models of the bundle have one name", "Each stands for a task: give each one folder of its own.")
+        raise InputError(
+            "two models of the bundle have one name", "Each stands for a task: give each one folder of its own."
+        )
     return {_plain(name, index): index for name, index in found.items()}
 
 
@@ -374,13 +382,17 @@ def _write(plan: Plan, names: Mapping[str, int], label: str, out: str | Path, **
     _check(options)
     place = destination(out, options)
     if not isinstance(place, LocalFolder):
-        raise InputError(f"a bundle is written to a folder on this machine, and '{out}' is a URL", "Copy it there afterwards.")
+        raise InputError(
+            f"a bundle is written to a folder on this machine, and '{out}' is a URL", "Copy it there afterwards."
+        )
     record = plan.method.parts
     assert record is not None
     assert plan.base is not None
     drawn = replace(bundle_of(plan, label), refers=options.refer_base).storage
     check_out(plan, place, options, also=drawn.total - plan.bytes_out)
-    about = identity(plan, {}, {"device": options.device, "allow_nonfinite": options.allow_nonfinite, "refer": options.refer_base})
+    about = identity(
+        plan, {}, {"device": options.device, "allow_nonfinite": options.allow_nonfinite, "refer": options.refer_base}
+    )
     inner = replace(options, overwrite=False, restart=False)
     results: list[Result] = []
     with assembled(place, about, restart=options.restart) as folder:
@@ -420,14 +432,16 @@ def _write(plan: Plan, names: Mapping[str, int], label: str, out: str | Path, **
 
 def _check(options: Options) -> None:
     if options.gguf is not None:
-        raise InputError("a bundle has several members, and a GGUF file holds one model", "Save the model of a task so.")
+        raise InputError(
+            "a bundle has several members, and a GGUF file holds one model", "Save the model of a task so."
+        )
     if options.engine != "threads":
         raise InputError("bundles are made by the threads of one machine", "Leave --engine out.")
 
 
 def _member(folder: Path, role: Any, where: str, form: Any = "checkpoint") -> Member:
     return Member(
-        role=role, folder=where, hash=member_hash(folder, where), nbytes=size_of(folder / where), format=form
+        role=role, folder=where, hash=member_hash(folder, where), nbytes=open_checkpoint(folder / where).nbytes, format=form
     )  # fmt: skip
 
 
@@ -437,7 +451,9 @@ def _referred(plan: Plan) -> Member:
     if base.path is None:
         raise InputError("the base is in memory, so a bundle cannot refer to it", "Leave refer_base= out.")
     if any(tensor.base is not None and tensor.base.name != tensor.name for tensor in plan.tensors):
-        raise InputError(f"{base.label} has other names than the output, so a bundle cannot refer to it", "Leave --refer-base out.")
+        raise InputError(
+            f"{base.label} has other names than the output, so a bundle cannot refer to it", "Leave --refer-base out."
+        )
     remote = base.url is not None or "/models--" in base.path.as_posix()  # of the Hub's cache
     where = base.label if remote else str(base.path.resolve())
     return Member(role="base", reference=where, hash=tensors_hash(base), nbytes=base.nbytes)

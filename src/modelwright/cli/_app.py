@@ -485,7 +485,9 @@ def extract(
     task: Annotated[
         list[str],
         typer.Option(
-            "--task", metavar="NAME[=WEIGHT]", help="Of a bundle: whose model to write; with weights several, repeatable."
+            "--task",
+            metavar="NAME[=WEIGHT]",
+            help="Of a bundle: whose model to write; with weights several, repeatable.",
         ),
     ] = [],  # noqa: B006
     rank: Annotated[
@@ -500,7 +502,7 @@ def extract(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Store a fine-tune as what it changed, or write a task's model of a bundle.
+    """Store what a fine-tune changed, or write a bundle's model.
 
     With --base exact to the bit: what did not change is left out, and of the rest the smaller of changed entries and all bits is
     stored; mw apply brings it back. With --task the model that the bundle has for that task.

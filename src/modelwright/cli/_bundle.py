@@ -81,7 +81,9 @@ def run_task(
     elif not quiet:
         from rich.console import Console
 
-        text = f"extracted {model.label} into {result.out}: {size_text(result.bytes_out)} in {time.time() - started:.1f} s"
+        text = (
+            f"extracted {model.label} into {result.out}: {size_text(result.bytes_out)} in {time.time() - started:.1f} s"
+        )
         Console().print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -102,5 +104,3 @@ def _chosen(tasks: Sequence[str]) -> str | dict[str, float]:
             )
         chosen[name] = weight
     return chosen
-
-

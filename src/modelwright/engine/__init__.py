@@ -22,6 +22,7 @@ from modelwright.engine._manifest import (
     file_hashes as file_hashes,
     manifest_json as manifest_json,
 )
+from modelwright.engine._output import CHUNK as CHUNK
 from modelwright.engine._push import (
     Push as Push,
     Sent as Sent,

@@ -421,9 +421,10 @@ def _take_up(folder: Path, about: dict[str, Any], *, restart: bool) -> None:
     note = folder / _ASSEMBLY
     said = json.dumps(about, sort_keys=True)
     if not restart and note.is_file():
-        if note.read_text(encoding="utf-8") == said and about["resumable"]:
+        same = note.read_text(encoding="utf-8") == said
+        if same and about["resumable"]:
             return
-        if any(path.is_dir() for path in folder.glob("*")):
+        if not same and any(path.is_dir() for path in folder.glob("*")):
             raise InputError(
                 f"'{folder}' holds a bundle that was not finished, and it is not this one, or its inputs have changed",
                 "Finish that one, choose another folder, or discard it: --restart (restart=True).",

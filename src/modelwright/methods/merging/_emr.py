@@ -46,7 +46,14 @@ def emr(models: Sequence[Array], *, base: Array) -> Array:
     """
     deltas = [model - base for model in models]
     return combined(
-        base, deltas, weight=[1.0] * len(deltas), normalize=False, lambda_=1.0, elect="sum", zero_sign=0.0, merge_func="max"
+        base,
+        deltas,
+        weight=[1.0] * len(deltas),
+        normalize=False,
+        lambda_=1.0,
+        elect="sum",
+        zero_sign=0.0,
+        merge_func="max",
     )
 
 

@@ -146,7 +146,12 @@ TWIN_MERGING = Method(
     reproducible="tolerance",
     workspace=lambda _models: WORKSPACE,
     parts=Parts(
-        kinds={"whole": "values", "up": "values", "down": "values"}, shapes=_shapes, split=twin_parts, restore=twin_task, base=False, mixes=True,
+        kinds={"whole": "values", "up": "values", "down": "values"},
+        shapes=_shapes,
+        split=twin_parts,
+        restore=twin_task,
+        base=False,
+        mixes=True,
     ),
     differs=(
         "There is no router yet: the task is named, or tasks are given weights. The router of the paper is trained on features of "
