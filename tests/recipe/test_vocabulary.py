@@ -245,6 +245,14 @@ def test_what_is_wrong_with_single_tokens_is_said(here: Path, tokens: Any, what:
     assert what in str(caught.value)
 
 
+def test_special_tokens_that_are_lost_or_differ_are_named(here: Path) -> None:
+    tiny.save(here / "chat", tiny.with_added(tiny.byte_level(), tiny.START), eos_token=tiny.START)
+    found = plan(recipe("base", "chat", tokenizer={"source": "base"})).vocabulary
+    assert found is not None
+    assert "chat: added tokens that the output does not have: '<|im_start|>'" in found.findings
+    assert "eos_token is '<|im_start|>' in chat and '<|end|>' in the output" in found.findings
+
+
 # --- configurations, files -----------------------------------------------------------------------------------------
 
 
@@ -336,7 +344,7 @@ def test_bytes_do_not_depend_on_threads(here: Path) -> None:
 def test_a_killed_merge_is_gone_on_with(here: Path) -> None:
     path = big(here)
     mw.merge(path).save("whole")
-    code = f"import modelwright as mw, os, signal\nfrom modelwright.engine import _journal\nold = _journal.Journal.range\ndef dying(self, *a):\n    old(self, *a)\n    if a[0] >= 5 and a[1] >= 1: os.kill(os.getpid(), signal.SIGKILL)\n_journal.Journal.range = dying\nmw.merge({str(path)!r}).save('out', threads=1)\n"
+    code = f"import modelwright as mw, os, signal\nfrom modelwright.engine import _journal\nold = _journal.Journal.range\ndef dying(self, *a):\n    old(self, *a)\n    if a[0] >= 1 and a[1] >= 1: os.kill(os.getpid(), signal.SIGKILL)\n_journal.Journal.range = dying\nmw.merge({str(path)!r}).save('out', threads=1)\n"
     died = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert Path("out.partial").is_dir()

@@ -18,6 +18,7 @@ from modelwright.recipe._tokenizers import fingerprint, own_template, tokenizer_
 from modelwright.recipe._yaml import Path
 from modelwright.vocabulary import (
     PROBES,
+    ROLES,
     ZERO,
     Laid,
     Override,
@@ -130,6 +131,7 @@ def _settle(context: Context, donor: int, asked: str, path: Path, sizes: Sequenc
     settings = context.recipe.tokenizer
     extra = [text for text in (settings.tokens if settings and settings.tokens else {}) if text not in out.tokens]
     out = with_tokens(out, extra) if extra else out
+    findings += _special_tokens(tokenizers, out)
     for tokenizer, size in zip(tokenizers, sizes, strict=True):
         findings += [f"{tokenizer.label}: {defect}" for defect in defects(tokenizer, size)]
     rows = max(sizes[source], out.size)
@@ -155,6 +157,22 @@ def _settle(context: Context, donor: int, asked: str, path: Path, sizes: Sequenc
     context.vocabulary = PlannedVocabulary(
         asked, len(out.tokens), rows, counts, table, changed, tuple(dict.fromkeys(findings)), out.text()
     )
+
+
+def _special_tokens(tokenizers: Sequence[Tokenizer], out: Tokenizer) -> list[str]:
+    """Special and added tokens of models that the output treats otherwise, or does not have."""
+    found: list[str] = []
+    for tokenizer in tokenizers:
+        lost = [text for text in tokenizer.added if text not in out.tokens]
+        if lost:
+            found.append(
+                f"{tokenizer.label}: added tokens that the output does not have: {listing(map(repr, lost), 5)}"
+            )
+        for role in ROLES:
+            theirs, ours = tokenizer.special.get(role), out.special.get(role)
+            if theirs is not None and ours is not None and theirs != ours:
+                found.append(f"{role} is {theirs!r} in {tokenizer.label} and {ours!r} in the output")
+    return found
 
 
 def _checked(out: Tokenizer) -> Tokenizer:

@@ -19,6 +19,7 @@ from modelwright.vocabulary._probes import PROBES as PROBES, Probe as Probe
 from modelwright.vocabulary._relaid import relaid as relaid
 from modelwright.vocabulary._templates import kept_template as kept_template, markup as markup, rendered as rendered
 from modelwright.vocabulary._tokenizer import (
+    ROLES as ROLES,
     TOKENIZER_FILES as TOKENIZER_FILES,
     Tokenizer as Tokenizer,
     byte_characters as byte_characters,
