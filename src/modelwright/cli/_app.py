@@ -103,7 +103,7 @@ def check(
     """
     from modelwright.cli._merge import job_of, show_check
 
-    job = job_of(inputs, method, base, sets, seed, plugin, allow_retokenization=retokenize)
+    job = job_of(inputs, method, base, sets, seed, plugin, retokenize)
     show_check(job, threads=threads, json=json, quiet=quiet)
 
 
@@ -151,7 +151,7 @@ def merge(
     """
     from modelwright.cli._merge import job_of, run_merge, size_of
 
-    job = job_of(inputs, method, base, sets, seed, plugin, allow_retokenization=retokenize)
+    job = job_of(inputs, method, base, sets, seed, plugin, retokenize)
     options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "threads": threads, "device": device}
     options |= {
         "allow_nonfinite": allow_nonfinite,

@@ -31,7 +31,6 @@ def job_of(
     sets: Sequence[str],
     seed: int | None,
     plugins: Sequence[Path],
-    *,
     allow_retokenization: bool = False,
 ) -> Job:
     """What the positional arguments and options ask for."""

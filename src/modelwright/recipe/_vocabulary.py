@@ -121,9 +121,9 @@ def _settle(context: Context, donor: int, asked: str, path: Path, sizes: Sequenc
     out, findings = tokenizers[source], list[str]()
     if asked == "union":
         made = union(out, [other for i, other in enumerate(tokenizers) if i != source])
-        out = made.tokenizer
         findings += made.findings
         if made.plain or made.added:
+            out = made.tokenizer
             findings.append(
                 f"the union adds {made.plain:,} plain tokens with {made.merges:,} merges and {len(made.added):,} added tokens to "
                 f"{tokenizers[source].label}'s" + (f": {listing(made.added, 5)}" if made.added else "")
