@@ -655,7 +655,7 @@ def tokenizer_diff(
     ] = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Show what two tokenizers share, and what each makes of the same texts.
+    """Compare two tokenizers, and what each makes of the same texts.
 
     Strings, added and special tokens, chat templates, and texts of several languages, code, digits, white space and emoji.
     """
