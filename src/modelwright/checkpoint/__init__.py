@@ -22,6 +22,7 @@ from modelwright.checkpoint._refs import (
     FileSpan as FileSpan,
     NumpyArray as NumpyArray,
     TensorRef as TensorRef,
+    array_ref as array_ref,
     file_state as file_state,
     keep_open as keep_open,
 )

@@ -479,10 +479,17 @@ def extract(
     base: Annotated[str, typer.Option("--base", metavar="MODEL", help="What it was tuned from.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
     rank: Annotated[
-        int | None,
-        typer.Option("--rank", min=1, help="Store matrices as factors of this rank; not exact, the error is printed."),
+        str | None,
+        typer.Option(
+            "--rank",
+            metavar="R | energy:SHARE | error:SHARE",
+            help="Store matrices as factors of this rank, or of the least that reaches a target; not exact, the error is printed.",
+        ),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact, which is --rank.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Store task vectors in 8 bits an entry; not exact, the error is printed.")
+    ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact: --rank and --int8.")] = False,
     shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
     restart: Restart = False,
@@ -499,7 +506,7 @@ def extract(
     from modelwright.cli._merge import size_of
 
     options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
-    run_extract(tuned, base, out, rank, options, exact=exact, json=json, quiet=quiet)
+    run_extract(tuned, base, out, {"rank": rank, "int8": int8}, options, exact=exact, json=json, quiet=quiet)
 
 
 @app.command()

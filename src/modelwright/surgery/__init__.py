@@ -18,3 +18,4 @@ from modelwright.surgery._inspect import (
     inspect as inspect,
 )
 from modelwright.surgery._lineage import Ancestor as Ancestor
+from modelwright.surgery._rank import Rank as Rank
