@@ -6,7 +6,13 @@ from modelwright.recipe._load import (
     override as override,
     stages_of as stages_of,
 )
-from modelwright.recipe._plan import Input as Input, Plan as Plan, PlannedTensor as PlannedTensor, SideFile as SideFile
+from modelwright.recipe._plan import (
+    Input as Input,
+    Plan as Plan,
+    PlannedTensor as PlannedTensor,
+    SideFile as SideFile,
+    counted_together as counted_together,
+)
 from modelwright.recipe._resolve import resolve as resolve
 from modelwright.recipe._schema import Recipe as Recipe, parse as parse, problems as problems
 from modelwright.recipe._sidefiles import SIDE_SUFFIXES as SIDE_SUFFIXES, licence as licence
