@@ -19,6 +19,7 @@ from modelwright.api import Job, registry
 from modelwright.architectures import is_table
 from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef, array_ref, open as open_checkpoint
 from modelwright.errors import InputError, listing
+from modelwright.surgery._origin import origin_of
 from modelwright.surgery._rank import Rank
 from modelwright.tensors import DTYPES, dtype as find_dtype, widen
 
@@ -123,6 +124,7 @@ def extract(
     if wanted is not None and int8:
         raise InputError("rank and int8 exclude each other: a matrix is stored in one of these ways", "Leave one out.")
     one, other = open_checkpoint(tuned), open_checkpoint(base)
+    origin = origin_of("extract", {"tuned": tuned, "base": base}, rank=rank, int8=int8)
     if not any(name in other and other[name].shape == ref.shape for name, ref in one.items()):
         raise InputError(
             f"{one.label} and {other.label} have no tensor in common",
@@ -143,12 +145,12 @@ def extract(
     held = Checkpoint(
         tensors, label=label, path=path, parts=one.parts, notes=one.notes, beneath=beneath if path else ()
     )
-    delta = Delta(_job(held), changes)
+    delta = Delta(_job(held, origin), changes)
     if delta.exact:
         return delta
     lossy = sum(change.form in LOSSY for change in changes)
     note = f"not exact: {lossy} task vectors come back with a relative error of {delta.error:.3g} in all"
-    return Delta(_job(held.with_notes(note)), changes)
+    return Delta(_job(held.with_notes(note), origin), changes)
 
 
 def apply(base: Any, delta: Any) -> Checkpoint:
@@ -203,13 +205,14 @@ def application(base: Any, delta: Any) -> Job:
             parts=change.parts,
             notes=notes,
             beneath=beneath if change.path else (),
-        )
+        ),
+        origin_of("apply", {"base": base, "delta": delta}),
     )
 
 
-def _job(model: Checkpoint) -> Job:
+def _job(model: Checkpoint, origin: Mapping[str, Any] | None) -> Job:
     recipe = {"merge_method": "passthrough", "models": [{"model": model.label}]}
-    return Job.from_recipe(recipe, [], registry(), {model.label: model})
+    return Job.from_recipe(recipe, [], registry(), {model.label: model}, origin=origin)
 
 
 # --- extracting ----------------------------------------------------------------------------------------------------

@@ -61,6 +61,9 @@ class Rank:
             )
         return cls(energy=share if match[1] == "energy" else 1 - share**2)
 
+    def __str__(self) -> str:
+        return str(self.count) if self.count is not None else f"energy:{self.energy!r}"
+
     def factors(self, matrix: NumpyArray, most: int) -> tuple[NumpyArray, NumpyArray] | None:
         """A matrix as up @ down, the best of its rank in the sense of least squares.
 
