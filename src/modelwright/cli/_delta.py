@@ -21,7 +21,7 @@ _WORDS = {
 
 def run_extract(
     tuned: str,
-    base: str,
+    base: str | None,
     out: str,
     approximation: Mapping[str, Any],
     options: Mapping[str, Any],
@@ -34,6 +34,10 @@ def run_extract(
     lossy = next((f"--{name}" for name, value in approximation.items() if value), None)
     if exact and lossy:
         raise InputError(f"--exact and {lossy} exclude each other: {lossy} is not exact", "Leave one of them out.")
+    if base is None:
+        raise InputError(
+            "extract needs --base, the model that it was tuned from, or --task, of a bundle", "See mw extract --help."
+        )
     started = time.time()
     delta = extract(tuned, base=base, **approximation, threads=options["threads"])
     with Bar(enabled=not quiet and not json) as bar:

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modelwright.api import Job, registry
+from modelwright.api import Job, open_model as open_checkpoint, registry
 from modelwright.checkpoint import (
     GRAINS,
     Checkpoint,
     Grain,
     from_pieces,
-    open as open_checkpoint,
     pieces,
     quantise as quantise_checkpoint,
 )

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modelwright.api import Job, verify as verify_output
+from modelwright.api import Job, open_model, verify as verify_output
 from modelwright.architectures import is_list, is_table
-from modelwright.checkpoint import open as open_checkpoint
 from modelwright.engine import Verification
 from modelwright.errors import InputError
 from modelwright.surgery._convert import conversion
@@ -54,7 +53,7 @@ def _remade(origin: Any, folder: Path) -> Job:
     def model(name: str) -> Any:
         if not isinstance(origin.get(name), str):
             raise _damaged()
-        return open_checkpoint(origin[name], folder=folder)
+        return open_model(origin[name], folder=folder)
 
     if not is_table(origin):
         raise _damaged()
