@@ -26,6 +26,11 @@ from modelwright.checkpoint._refs import (
     keep_open as keep_open,
 )
 from modelwright.checkpoint._remote import cache_folder as cache_folder
-from modelwright.checkpoint._safetensors import Shard as Shard, index_json as index_json, lay_out as lay_out
+from modelwright.checkpoint._safetensors import (
+    Shard as Shard,
+    index_json as index_json,
+    lay_out as lay_out,
+    read_header as read_header,
+)
 from modelwright.checkpoint._store import MANIFEST as MANIFEST, RemoteFolder as RemoteFolder
 from modelwright.checkpoint._untrusted import read_json as read_json, read_small as read_small

@@ -11,14 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from modelwright.errors import InputError, MissingExtraError, RunError
+from modelwright.errors import InputError, RunError, needs as needs
 from modelwright.evaluate._code import function_hash
 from modelwright.evaluate._items import Items
+from modelwright.predictions import SUM_TOLERANCE
+from modelwright.tensors import softmax as softmax
 
 Outputs = Literal["logits", "probabilities"]
-
-#: How far from 1 the probabilities of an item may sum.
-_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ class Predictor(ABC):
             raise RunError(f"'{self.label}' gave probabilities of shape {found.shape}, not {(len(items), classes)}")
         self._check_finite(found, items, "a probability")
         sums = found.sum(axis=1)
-        wrong = np.flatnonzero((found.min(axis=1) < 0) | (np.abs(sums - 1) > _SUM_TOLERANCE))
+        wrong = np.flatnonzero((found.min(axis=1) < 0) | (np.abs(sums - 1) > SUM_TOLERANCE))
         if wrong.size:
             raise RunError(
                 f"'{self.label}': probabilities must be at least 0 and sum to 1, got the sum {sums[wrong[0]]:.4g} for "
@@ -212,13 +211,6 @@ class Predictor(ABC):
                 f"'{self.label}' gave {what} that is not finite for item '{items.ids[wrong[0]]}' "
                 f"({wrong.size:,} of {len(items):,} items in this batch)"
             )
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities from logits along the last axis, in float64."""
-    logits = np.asarray(logits, dtype=np.float64)
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 @dataclass
@@ -385,17 +377,3 @@ def predictor(system: Any, label: str | None = None, *, device: str = "cpu", out
         f"'{name}' cannot be evaluated: it is of the type {type(system).__name__}",
         "Give a model folder, a recipe, an nn.Module in evaluation mode, a fitted estimator, or a function.",
     )
-
-
-def needs(package: str, what: str, extra: str = "eval") -> Any:
-    """An optional package, imported; named with its extra where it is missing.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(what, package.partition(".")[0], extra) from error

@@ -24,4 +24,11 @@ from modelwright.methods._method import (
     Span as Span,
     checked as checked,
 )
+from modelwright.methods._outputs import (
+    OUTPUT_LAWS as OUTPUT_LAWS,
+    OutputMethod as OutputMethod,
+    OutputRegistry as OutputRegistry,
+)
+from modelwright.methods.calibration import CALIBRATORS as CALIBRATORS
+from modelwright.methods.ensembling import COMBINERS as COMBINERS
 from modelwright.methods.merging import METHODS as METHODS
