@@ -193,7 +193,9 @@ def test_a_budget_takes_the_widest_window_it_can_pay() -> None:
     assert fit_cascade(data, most_cost=1e9, unit="multiply_adds").windows == (Window(-np.inf, np.inf),)
     single = fit_cascade(data, most_cost=18.0, unit="multiply_adds", policy="single_threshold")
     assert 16.5 < apply_cascade(single, data).mean_cost <= 18
-    with pytest.raises(InputError, match="no cascade costs at most 9 multiply_adds a sample: its first member alone costs 10"):
+    with pytest.raises(
+        InputError, match="no cascade costs at most 9 multiply_adds a sample: its first member alone costs 10"
+    ):
         fit_cascade(data, most_cost=9.0, unit="multiply_adds")
 
 
@@ -221,7 +223,9 @@ def test_the_curve_runs_from_the_first_member_to_the_ensemble() -> None:
     assert all(point.auroc is not None and 0.5 < point.auroc < 1 and point.fpr is not None for point in points)
     mean = softmax(test.values).mean(0)
     assert points[-1].accuracy == pytest.approx((mean.argmax(1) == test.labels).mean())
-    with pytest.raises(InputError, match="the cascade would be judged on 600 samples that it was fitted on, such as 's0'"):
+    with pytest.raises(
+        InputError, match="the cascade would be judged on 600 samples that it was fitted on, such as 's0'"
+    ):
         cascade_curve(validation, validation)
 
 
@@ -288,7 +292,9 @@ def test_more_that_is_refused() -> None:
     data = bank()
     with pytest.raises(InputError, match="fitting a cascade needs labels"):
         fit_cascade(data.with_labels(None))
-    with pytest.raises(InputError, match=r"level of coverage_at_risk must be in \(0, 1\], got 10. It is a share; for 10 % write 0.1"):
+    with pytest.raises(
+        InputError, match=r"level of coverage_at_risk must be in \(0, 1\], got 10. It is a share; for 10 % write 0.1"
+    ):
         Aim("coverage_at_risk", 10)
     with pytest.raises(InputError, match="the score 'energy' needs logits, and the bank holds probabilities"):
         fit_cascade(data.to("probabilities"), score="energy")
@@ -437,7 +443,9 @@ def test_multiply_adds_of_folders_come_from_the_configuration(tmp_path: Path) ->
     layer = 4 * t * d * d + 2 * t * t * d + 2 * t * d * f
     assert folder_multiply_adds(tmp_path / "vit") == layer + 16 * 16 * d + d * 7
     assert BertForSequenceClassification, ViTForImageClassification
-    with pytest.raises(InputError, match="models of texts need the number of tokens, at least 1, got None. Pass tokens="):
+    with pytest.raises(
+        InputError, match="models of texts need the number of tokens, at least 1, got None. Pass tokens="
+    ):
         folder_multiply_adds(tmp_path / "bert")
     with pytest.raises(InputError, match="there is no config.json in"):
         folder_multiply_adds(tmp_path)

@@ -133,7 +133,9 @@ def test_debiasing_takes_off_what_is_chance() -> None:
         confidences = rng.uniform(0.5, 1, 400)
         right = rng.random(400) < confidences
         plain.append(top_label_error(confidences, right, Convention(40, "equal_mass", norm="l2")) ** 2)
-        debiased.append(top_label_error(confidences, right, Convention(40, "equal_mass", norm="l2", debiased=True)) ** 2)
+        debiased.append(
+            top_label_error(confidences, right, Convention(40, "equal_mass", norm="l2", debiased=True)) ** 2
+        )
     assert np.mean(plain) > 0.015
     assert np.mean(debiased) < np.mean(plain) / 5
 
@@ -358,7 +360,9 @@ def test_flips_and_accuracies_belong_together(triples: list[tuple[int, int, int]
     old, new, targets = map(np.array, zip(*triples, strict=True))
     found = compatibility(old, new, targets)
     assert found.positive_flips - found.negative_flips == pytest.approx(found.new_accuracy - found.old_accuracy)
-    assert max(0, found.old_accuracy - found.new_accuracy) - 1e-12 <= found.negative_flips <= found.inconsistency + 1e-12
+    assert (
+        max(0, found.old_accuracy - found.new_accuracy) - 1e-12 <= found.negative_flips <= found.inconsistency + 1e-12
+    )
     if found.old_accuracy:
         assert found.trust == pytest.approx(1 - found.negative_flips / found.old_accuracy)
     same = compatibility(old, old, targets)
@@ -394,7 +398,9 @@ def test_flips_of_systems_with_a_known_correlation() -> None:
     both = a * b + rho * math.sqrt(a * (1 - a) * b * (1 - b))
     kind = rng.choice(4, 400_000, p=[both, a - both, b - both, 1 - a - b + both])
     old, new = np.isin(kind, (0, 1)).astype(int), np.isin(kind, (0, 2)).astype(int)
-    assert compatibility(old, new, np.ones_like(old)).negative_flips == pytest.approx(expected_flips(a, b, rho), abs=3e-3)
+    assert compatibility(old, new, np.ones_like(old)).negative_flips == pytest.approx(
+        expected_flips(a, b, rho), abs=3e-3
+    )
     assert expected_flips(a, b) == pytest.approx(a * (1 - b))
     with pytest.raises(InputError, match="accuracies of 0.9 and 0.5 cannot have the correlation 1"):
         expected_flips(0.9, 0.5, 1.0)

@@ -140,7 +140,10 @@ def refused() -> list[tuple[Any, str]]:
         (tree.DecisionTreeRegressor(criterion="absolute_error").fit(x, y), "predicts medians"),
         (boosting(n_estimators=3, loss="huber").fit(x, y), "boosting with loss='huber' has no known weights"),
         (boosting(n_estimators=3, subsample=0.5).fit(x, y), "boosting with subsample=0.5 has no known weights"),
-        (tree.DecisionTreeRegressor(max_leaf_nodes=5).fit(x, y, sample_weight=np.arange(80) + 1.0), "is off|off by up to"),
+        (
+            tree.DecisionTreeRegressor(max_leaf_nodes=5).fit(x, y, sample_weight=np.arange(80) + 1.0),
+            "is off|off by up to",
+        ),
         (ensemble.RandomForestRegressor(5).fit(x, y + np.arange(80)), "does not average these labels"),
     ]
 

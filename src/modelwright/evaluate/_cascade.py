@@ -31,7 +31,9 @@ class CascadePredictor(Predictor):
 
     def __post_init__(self) -> None:
         if len(self.asks) != len(self.rule.members):
-            raise InputError(f"the rule of '{self.label}' is for {len(self.rule.members)} members, got {len(self.asks)}")
+            raise InputError(
+                f"the rule of '{self.label}' is for {len(self.rule.members)} members, got {len(self.asks)}"
+            )
         if self.rule.needs_logits:
             for member in self.asks:
                 if not isinstance(member, ModulePredictor) or member.outputs != "logits":

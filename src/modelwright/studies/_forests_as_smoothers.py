@@ -62,9 +62,7 @@ def _forest(trees: int, seed: int, share: float = SHARE, bootstrap: bool = False
     return ensemble.RandomForestRegressor(trees, max_features=share, bootstrap=bootstrap, random_state=seed)
 
 
-def _trees(
-    measured: Measured, seed: int, seen: tuple[Array, Array], unseen: tuple[Array, Array], trees: int
-) -> None:
+def _trees(measured: Measured, seed: int, seen: tuple[Array, Array], unseen: tuple[Array, Array], trees: int) -> None:
     """After each tree, with bootstrap samples and without; and the error of one tree and of all."""
     for name, bootstrap in (("all", False), ("bootstrap", True)):
         model = _forest(trees, seed, bootstrap=bootstrap).fit(*seen)
@@ -257,7 +255,9 @@ def _figures(measured: Measured, trees: int) -> dict[str, Figure]:
 
 
 def _share_table(measured: Measured) -> Table:
-    rows = [(f"{share:.0%} of the inputs", measured.interval(lambda mean, s=share: mean(("share", s)))) for share in SHARES]
+    rows = [
+        (f"{share:.0%} of the inputs", measured.interval(lambda mean, s=share: mean(("share", s)))) for share in SHARES
+    ]
     boosted = [
         (
             f"boosting, stage {place + 1} of 4, {side}",
@@ -266,7 +266,9 @@ def _share_table(measured: Measured) -> Table:
         for place in range(4)
         for side in ("train", "test")
     ]
-    return Table("Effective parameters on test inputs", ("splits among", "effective parameters"), (*rows, *boosted), unit="")
+    return Table(
+        "Effective parameters on test inputs", ("splits among", "effective parameters"), (*rows, *boosted), unit=""
+    )
 
 
 def _refit_table(measured: Measured, trees: int) -> Table:
@@ -277,7 +279,9 @@ def _refit_table(measured: Measured, trees: int) -> Table:
         )
         for size in (1, trees)
     ]
-    return Table("Refits without noise", ("forest", "error of the best", "distance from the best"), tuple(rows), unit="")
+    return Table(
+        "Refits without noise", ("forest", "error of the best", "distance from the best"), tuple(rows), unit=""
+    )
 
 
 def _tree_plot(measured: Measured, sizes: list[int]) -> Plot:
@@ -291,7 +295,9 @@ def _tree_plot(measured: Measured, sizes: list[int]) -> Plot:
 
 def _offset_plot(measured: Measured) -> Plot:
     line = [(offset, measured.interval(lambda mean, o=offset: mean(("gap", o)))) for offset in OFFSETS]
-    return Plot("More on what was seen", "offset from training inputs", "gap in effective parameters", {"gap": line}, unit="")
+    return Plot(
+        "More on what was seen", "offset from training inputs", "gap in effective parameters", {"gap": line}, unit=""
+    )
 
 
 FORESTS_AS_SMOOTHERS = Study(

@@ -175,7 +175,9 @@ def _shared_hack(measured: Measured, seed: int, prompts: int, most: int) -> None
 
 def _parts(measured: Measured, judged: int, most: int) -> tuple[Part, ...]:
     def gain(first: str, second: str) -> Any:
-        return measured.interval(lambda mean: mean(("gold", first, "mean", judged)) - mean(("gold", second, "mean", judged)))
+        return measured.interval(
+            lambda mean: mean(("gold", first, "mean", judged)) - mean(("gold", second, "mean", judged))
+        )
 
     def late(mean: Any, what: str) -> Any:
         return mean((what, "single", "mean", most)) - mean((what, "single", "mean", most // 4))
@@ -218,8 +220,10 @@ def _parts(measured: Measured, judged: int, most: int) -> tuple[Part, ...]:
             "shared errors stay",
             "An error that all members share is followed by every aggregate at least 0.8 times as far as by one model",
             measured.interval(
-                lambda mean: np.min([mean(("drift", "pretrain", how)) for how in AGGREGATORS], axis=0)
-                - SAME_DRIFT * mean(("drift", "single", "mean"))
+                lambda mean: (
+                    np.min([mean(("drift", "pretrain", how)) for how in AGGREGATORS], axis=0)
+                    - SAME_DRIFT * mean(("drift", "single", "mean"))
+                )
             ),
             ">=",
             0.0,
@@ -268,12 +272,17 @@ def _table(measured: Measured, judged: int) -> Table:
     rows = [
         (
             f"{kind}, {how}" if kind != "single" else "one model",
-            *(measured.interval(lambda mean, w=what, k=kind, h=how: mean((w, k, h, judged))) for what in ("gold", "proxy")),
+            *(
+                measured.interval(lambda mean, w=what, k=kind, h=how: mean((w, k, h, judged)))
+                for what in ("gold", "proxy")
+            ),
         )
         for kind in ("single", "finetune", "pretrain")
         for how in (AGGREGATORS if kind != "single" else ("mean",))
     ]
-    return Table(f"Best of {judged}: what was promised and what was given", ("ensemble", "gold", "its own"), tuple(rows), "")
+    return Table(
+        f"Best of {judged}: what was promised and what was given", ("ensemble", "gold", "its own"), tuple(rows), ""
+    )
 
 
 def _hack_table(measured: Measured, most: int) -> Table:
@@ -284,7 +293,9 @@ def _hack_table(measured: Measured, most: int) -> Table:
             **{f"five pretrainings, {how}": ("pretrain", how) for how in AGGREGATORS},
         }.items()
     ]
-    return Table(f"A coordinate that means nothing, of what is chosen at best of {most}", ("ensemble", "mean"), tuple(rows), "")
+    return Table(
+        f"A coordinate that means nothing, of what is chosen at best of {most}", ("ensemble", "mean"), tuple(rows), ""
+    )
 
 
 def _plot(measured: Measured, most: int) -> Plot:

@@ -37,7 +37,9 @@ def experiment(setting: Setting) -> Findings:
     return Findings(
         parts=_parts(measured),
         figures={
-            name: Figure(f"coverage at a risk of 5 %: {name}", measured.interval(lambda mean, n=name: mean((n, "coverage"))))
+            name: Figure(
+                f"coverage at a risk of 5 %: {name}", measured.interval(lambda mean, n=name: mean((n, "coverage")))
+            )
             for name in _SYSTEMS
         },
         tables=(_table(measured),),
@@ -178,7 +180,9 @@ def _plot(measured: Measured) -> Plot:
         ]
         for policy in ("window", "single threshold")
     }
-    return Plot("What is answered at a risk of 5 %, for what it costs", "answers of members a sample", "coverage", lines)
+    return Plot(
+        "What is answered at a risk of 5 %, for what it costs", "answers of members a sample", "coverage", lines
+    )
 
 
 WINDOW_EARLY_EXIT = Study(
