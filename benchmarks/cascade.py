@@ -10,6 +10,7 @@ share of the possible saving that was measured: 1 is in proportion to the exits.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -33,9 +34,7 @@ def networks(width: int) -> list[Any]:
 
     def made(hidden: int, depth: int) -> Any:
         sizes = [256, *[hidden] * depth, 10]
-        layers = [
-            part for a, b in zip(sizes, sizes[1:], strict=False) for part in (torch.nn.Linear(a, b), torch.nn.ReLU())
-        ]
+        layers = [part for a, b in itertools.pairwise(sizes) for part in (torch.nn.Linear(a, b), torch.nn.ReLU())]
         return torch.nn.Sequential(*layers[:-1]).eval()
 
     return [made(width // 4, 2), made(width, 4)]

@@ -181,7 +181,7 @@ def test_the_score_of_the_mean() -> None:
     found = apply_cascade(fit_cascade(data, width=0.5, score="entropy", score_of="score_of_mean"), data)
     mean = softmax(data.values).mean(0)
     np.testing.assert_allclose(found.scores, (mean * np.log(mean)).sum(1))
-    with pytest.raises(InputError, match="the score 'energy' is of logits, and a mean of probabilities has none"):
+    with pytest.raises(InputError, match=r"the score 'energy' is of logits, and a mean of probabilities has none"):
         fit_cascade(data, score="energy", score_of="score_of_mean")
 
 
@@ -194,7 +194,7 @@ def test_a_budget_takes_the_widest_window_it_can_pay() -> None:
     single = fit_cascade(data, most_cost=18.0, unit="multiply_adds", policy="single_threshold")
     assert 16.5 < apply_cascade(single, data).mean_cost <= 18
     with pytest.raises(
-        InputError, match="no cascade costs at most 9 multiply_adds a sample: its first member alone costs 10"
+        InputError, match=r"no cascade costs at most 9 multiply_adds a sample: its first member alone costs 10"
     ):
         fit_cascade(data, most_cost=9.0, unit="multiply_adds")
 
@@ -207,7 +207,7 @@ def test_windows_follow_a_shift() -> None:
     again = refit_shifted(rule, shifted)
     assert (apply_cascade(again, shifted).stages > 0).mean() <= 0.205
     assert again.thresholds == rule.thresholds
-    with pytest.raises(InputError, match="windows lie around thresholds, and this rule has none"):
+    with pytest.raises(InputError, match=r"windows lie around thresholds, and this rule has none"):
         refit_shifted(fit_cascade(validation, policy="single_threshold"), shifted)
 
 
@@ -224,7 +224,7 @@ def test_the_curve_runs_from_the_first_member_to_the_ensemble() -> None:
     mean = softmax(test.values).mean(0)
     assert points[-1].accuracy == pytest.approx((mean.argmax(1) == test.labels).mean())
     with pytest.raises(
-        InputError, match="the cascade would be judged on 600 samples that it was fitted on, such as 's0'"
+        InputError, match=r"the cascade would be judged on 600 samples that it was fitted on, such as 's0'"
     ):
         cascade_curve(validation, validation)
 
@@ -265,7 +265,7 @@ def test_bad_rules_are_refused(change: dict[str, Any], what: str) -> None:
     CascadeRule.from_json(good)
     with pytest.raises(InputError, match=what):
         CascadeRule.from_json(good | change)
-    with pytest.raises(InputError, match="must be JSON"):
+    with pytest.raises(InputError, match=r"must be JSON"):
         CascadeRule.from_json("{")
 
 
@@ -290,13 +290,13 @@ def test_bad_fits_are_refused(options: dict[str, Any], what: str) -> None:
 
 def test_more_that_is_refused() -> None:
     data = bank()
-    with pytest.raises(InputError, match="fitting a cascade needs labels"):
+    with pytest.raises(InputError, match=r"fitting a cascade needs labels"):
         fit_cascade(data.with_labels(None))
     with pytest.raises(
         InputError, match=r"level of coverage_at_risk must be in \(0, 1\], got 10. It is a share; for 10 % write 0.1"
     ):
         Aim("coverage_at_risk", 10)
-    with pytest.raises(InputError, match="the score 'energy' needs logits, and the bank holds probabilities"):
+    with pytest.raises(InputError, match=r"the score 'energy' needs logits, and the bank holds probabilities"):
         fit_cascade(data.to("probabilities"), score="energy")
 
 
@@ -340,7 +340,7 @@ def test_inputs_may_be_lists_and_mappings() -> None:
         np.testing.assert_array_equal(found.probabilities, offline.probabilities)
     with pytest.raises(InputError, match=r"must be of the same samples, got the lengths \{'a': 2, 'b': 3\}"):
         Cascade([len, len], rule)({"a": [1, 2], "b": [1, 2, 3]})
-    with pytest.raises(InputError, match="a cascade needs samples, got none"):
+    with pytest.raises(InputError, match=r"a cascade needs samples, got none"):
         Cascade([len, len], rule)([])
 
 
@@ -355,9 +355,9 @@ def test_members_that_misbehave_are_named() -> None:
     ):
         with pytest.raises(RunError, match=what):
             Cascade([good, member], rule)(np.arange(50))
-    with pytest.raises(InputError, match="the rule is for 2 members, got 1"):
+    with pytest.raises(InputError, match=r"the rule is for 2 members, got 1"):
         Cascade([good], rule)
-    with pytest.raises(InputError, match="batch must be at least 1, got 0"):
+    with pytest.raises(InputError, match=r"batch must be at least 1, got 0"):
         Cascade([good, good], rule, batch=0)
 
 
@@ -444,10 +444,10 @@ def test_multiply_adds_of_folders_come_from_the_configuration(tmp_path: Path) ->
     assert folder_multiply_adds(tmp_path / "vit") == layer + 16 * 16 * d + d * 7
     assert BertForSequenceClassification, ViTForImageClassification
     with pytest.raises(
-        InputError, match="models of texts need the number of tokens, at least 1, got None. Pass tokens="
+        InputError, match=r"models of texts need the number of tokens, at least 1, got None. Pass tokens="
     ):
         folder_multiply_adds(tmp_path / "bert")
-    with pytest.raises(InputError, match="there is no config.json in"):
+    with pytest.raises(InputError, match=r"there is no config.json in"):
         folder_multiply_adds(tmp_path)
 
 
@@ -460,5 +460,5 @@ def test_milliseconds_are_of_one_sample(monkeypatch: pytest.MonkeyPatch) -> None
     member: Callable[[Any], Any] = lambda batch: calls.append(len(batch))  # noqa: E731
     assert milliseconds(member, [1, 2, 3, 4], repeats=3) == 2.0 * 1e3 / 4
     assert calls == [4] * 4
-    with pytest.raises(InputError, match="time is measured on at least one sample and run, got 0 and 5"):
+    with pytest.raises(InputError, match=r"time is measured on at least one sample and run, got 0 and 5"):
         milliseconds(member, [])

@@ -94,9 +94,9 @@ def test_it_is_the_same_again_and_plain_data() -> None:
     broken = dict(first.arrays) | {"output.bias": np.zeros(3)}
     with pytest.raises(InputError, match=r"'output.bias' must be finite numbers of shape \(2,\), got \(3,\)"):
         Gate.from_json(first.as_json(), broken)
-    with pytest.raises(InputError, match="a gate's arrays are"):
+    with pytest.raises(InputError, match=r"a gate's arrays are"):
         Gate.from_json(first.as_json(), {})
-    with pytest.raises(InputError, match="a gate must have version 1"):
+    with pytest.raises(InputError, match=r"a gate must have version 1"):
         Gate.from_json({"version": 2}, {})
 
 
@@ -111,12 +111,12 @@ def test_what_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=what):
             fit_gate(data, **options)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="learning weights needs labels"):
+    with pytest.raises(InputError, match=r"learning weights needs labels"):
         fit_gate(data.with_labels(None))
-    with pytest.raises(InputError, match="a gate needs at least 10 held-out samples, got 5"):
+    with pytest.raises(InputError, match=r"a gate needs at least 10 held-out samples, got 5"):
         fit_gate(data.select(samples=slice(0, 5)))
     gate = fit_gate(data, epochs=1)
-    with pytest.raises(InputError, match="the gate would be judged on 100 samples that it was fitted on"):
+    with pytest.raises(InputError, match=r"the gate would be judged on 100 samples that it was fitted on"):
         compare_gate(gate, data, data)
-    with pytest.raises(InputError, match="the gate is for 4 classes, and the bank has 2"):
+    with pytest.raises(InputError, match=r"the gate is for 4 classes, and the bank has 2"):
         gate(Predictions.of(np.full((2, 3, 2), 0.5), scale="probabilities", members=["a", "b"]))

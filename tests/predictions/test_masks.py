@@ -109,7 +109,7 @@ def test_label_maps() -> None:
 def test_bad_masks_are_refused() -> None:
     with pytest.raises(InputError, match=r"masks must have one shape, got \(2, 2\) and \(3, 3\)"):
         dice(np.ones((2, 2)), np.ones((3, 3)))
-    with pytest.raises(InputError, match="masks must hold truth values, or 0 and 1. Threshold probabilities first"):
+    with pytest.raises(InputError, match=r"masks must hold truth values, or 0 and 1. Threshold probabilities first"):
         dice(np.full((2, 2), 0.5), np.ones((2, 2)))
     with pytest.raises(InputError, match=r"spacing must be above 0, one number or 2, one for each axis"):
         hausdorff(np.ones((2, 2)), np.ones((2, 2)), spacing=[1.0, 0.0])

@@ -16,8 +16,8 @@ from modelwright.predictions.measures import (
     Convention,
     ambiguity,
     answers_of,
-    auroc,
     aurc,
+    auroc,
     brier,
     brier_parts,
     by_lineage,
@@ -142,7 +142,7 @@ def test_debiasing_takes_off_what_is_chance() -> None:
 
 def test_conventions_say_what_they_are() -> None:
     assert str(Convention(norm="l2", debiased=True)) == "15 equal-width bins, top label, l2, debiased"
-    with pytest.raises(InputError, match="the largest gap cannot be debiased"):
+    with pytest.raises(InputError, match=r"the largest gap cannot be debiased"):
         Convention(norm="max", debiased=True)
 
 
@@ -199,7 +199,7 @@ def test_coverage_and_risk_are_read_from_the_curve() -> None:
     assert risk_at_coverage(confidences, losses, 0.4) == 0
     with pytest.raises(InputError, match=r"coverage must be in \(0, 1\], got 80. It is a share; for 80 % write 0.8"):
         risk_at_coverage(confidences, losses, 80)
-    with pytest.raises(InputError, match="there is no rule 'atmost'. Did you mean 'at_most'"):
+    with pytest.raises(InputError, match=r"there is no rule 'atmost'. Did you mean 'at_most'"):
         coverage_at_risk(confidences, losses, 0.1, rule="atmost")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"skip must be in \[0, N\), got 5 for 5 samples"):
         coverage_at_risk(confidences, losses, 0.1, skip=5)
@@ -223,9 +223,9 @@ def test_auroc_of_separated_and_equal_scores() -> None:
     assert auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1
     assert auroc(np.ones(5), np.ones(7)) == 0.5
     assert fpr_at_tpr(np.arange(1, 101), np.array([5, 6, 7, 200])) == 0.75, "95 of 100 are accepted from 6 up"
-    with pytest.raises(InputError, match="negatives must be one number a sample"):
+    with pytest.raises(InputError, match=r"negatives must be one number a sample"):
         auroc(np.ones(2), np.array([]))
-    with pytest.raises(InputError, match="positives must be finite, got nan for sample 1"):
+    with pytest.raises(InputError, match=r"positives must be finite, got nan for sample 1"):
         auroc(np.array([1.0, np.nan]), np.ones(2))
 
 
@@ -247,9 +247,9 @@ def test_confidences_in_words() -> None:
     with np.errstate(divide="ignore"):
         certain = confidence(np.log(np.eye(3)), "entropy")
     np.testing.assert_array_equal(certain, np.zeros(3))
-    with pytest.raises(InputError, match="logits must be finite, those of sample 1 are not"):
+    with pytest.raises(InputError, match=r"logits must be finite, those of sample 1 are not"):
         confidence(np.array([[0.0, 1.0], [np.nan, 1.0]]))
-    with pytest.raises(InputError, match="there is no confidence score 'mps'. Did you mean 'msp'"):
+    with pytest.raises(InputError, match=r"there is no confidence score 'mps'. Did you mean 'msp'"):
         confidence(logits, "mps")
 
 
@@ -326,7 +326,7 @@ def test_kin_and_strangers() -> None:
     found = by_lineage(matrix, ["a", "a", "b", "b"])
     assert (found.within, found.across, found.pairs_within, found.pairs_across) == (1.5, 7.0, 2, 3)
     assert math.isnan(by_lineage(matrix, ["a"] * 4).across)
-    with pytest.raises(InputError, match="there must be one lineage for each member, got 3"):
+    with pytest.raises(InputError, match=r"there must be one lineage for each member, got 3"):
         by_lineage(matrix, ["a", "a", "b"])
 
 
@@ -340,7 +340,7 @@ def test_the_error_of_the_mean_is_less_by_the_ambiguity() -> None:
 def test_the_oracle() -> None:
     found = oracle_gain(np.array([[1, 1, 0, 0], [1, 0, 1, 0]], bool))
     assert (found.mean, found.best, found.oracle, found.all_right, found.gain) == (0.5, 0.5, 0.75, 0.25, 0.25)
-    with pytest.raises(InputError, match="must be truth values, got int64. Compare: answers == targets"):
+    with pytest.raises(InputError, match=r"must be truth values, got int64. Compare: answers == targets"):
         oracle_gain(np.ones((2, 3), np.int64))
 
 
@@ -380,7 +380,7 @@ def test_updates_are_joined_by_ids() -> None:
     ):
         with pytest.raises(InputError, match=what):
             compatibility([0, 1, 2], [0, 1, 2], [0, 1, 2], ids=ids, new_ids=new)
-    with pytest.raises(InputError, match="one value a sample"):
+    with pytest.raises(InputError, match=r"one value a sample"):
         compatibility([0, 1], [0, 1, 2], [0, 1, 2])
 
 
@@ -402,7 +402,7 @@ def test_flips_of_systems_with_a_known_correlation() -> None:
         expected_flips(a, b, rho), abs=3e-3
     )
     assert expected_flips(a, b) == pytest.approx(a * (1 - b))
-    with pytest.raises(InputError, match="accuracies of 0.9 and 0.5 cannot have the correlation 1"):
+    with pytest.raises(InputError, match=r"accuracies of 0.9 and 0.5 cannot have the correlation 1"):
         expected_flips(0.9, 0.5, 1.0)
 
 
@@ -431,7 +431,7 @@ def test_bad_probabilities_are_refused_by_name(probabilities: list[list[float]],
 def test_a_member_is_named() -> None:
     probabilities = np.full((2, 3, 2), 0.5)
     probabilities[1, 2] = 0.7
-    with pytest.raises(InputError, match="those of sample 2 of member 1 sum to 1.4"):
+    with pytest.raises(InputError, match=r"those of sample 2 of member 1 sum to 1.4"):
         mutual_information(probabilities)
 
 
@@ -464,14 +464,14 @@ def test_measuring_is_refused_by_name() -> None:
     probabilities, targets = bank(1)
     one = Predictions.of(probabilities, targets, scale="probabilities")
     assert measure(one).together == {}
-    with pytest.raises(InputError, match="there is no measure 'eec'. Did you mean 'ece'"):
+    with pytest.raises(InputError, match=r"there is no measure 'eec'. Did you mean 'ece'"):
         measure(one, ["eec"])
-    with pytest.raises(InputError, match="'kappa' is of members together, and there is one"):
+    with pytest.raises(InputError, match=r"'kappa' is of members together, and there is one"):
         measure(one, ["kappa"])
-    with pytest.raises(InputError, match="measuring needs labels"):
+    with pytest.raises(InputError, match=r"measuring needs labels"):
         measure(one.with_labels(None))
     values = Predictions.of(np.zeros((1, 4)), scale="values", kind="regression")
-    with pytest.raises(InputError, match="of the kind 'regression'"):
+    with pytest.raises(InputError, match=r"of the kind 'regression'"):
         measure(values)
 
 

@@ -69,9 +69,9 @@ def test_what_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=what):
             aggregate_rewards(rewards, how, **options)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="model 2 gives every reference the same reward"):
+    with pytest.raises(InputError, match=r"model 2 gives every reference the same reward"):
         standardise_rewards(np.ones((2, 3)), np.array([[1.0, 2.0], [1.0, 1.0]]))
-    with pytest.raises(InputError, match="best-of-n needs at least one candidate, got 0"):
+    with pytest.raises(InputError, match=r"best-of-n needs at least one candidate, got 0"):
         best_of_n_kl(0)
     with pytest.raises(InputError, match=r"n must be in \[1, 3\], the number of candidates, got 4"):
         best_of_n_curve(np.ones(3), np.ones(3), [4])

@@ -96,8 +96,7 @@ def _example(module: Any, config: Any, tokens: int | None, where: str) -> dict[s
         raise InputError(f"a model that takes '{name}' cannot be counted from its configuration", where=where)
     if tokens is None or tokens < 1:
         raise InputError(f"models of texts need the number of tokens, at least 1, got {tokens}", "Pass tokens=.", where)
-    ids = torch.empty(1, tokens, dtype=torch.long)
-    return {name: ids, "attention_mask": torch.empty(1, tokens, dtype=torch.long)}
+    return {name: torch.empty(1, tokens, dtype=torch.long)}
 
 
 def milliseconds(member: Callable[[Any], Any], inputs: Any, *, repeats: int = 5) -> float:

@@ -56,7 +56,8 @@ class Cascade:
                     f"'{name}' is in train mode: dropout and batch statistics would change its answers",
                     "Call .eval() on it first.",
                 )
-        self.members, self.rule, self.scale, self.batch = list(members), rule, scale, batch
+        self.members, self.rule, self.batch = list(members), rule, batch
+        self.scale: Scale = scale
 
     def __call__(self, inputs: Any) -> CascadeOutput:
         """Answer.
@@ -108,7 +109,7 @@ def take(inputs: Any, rows: np.ndarray) -> Any:
     return [inputs[i] for i in rows.tolist()]
 
 
-def _call(member: Callable[[Any], Any], batch: Any) -> Any:
+def _call(member: Any, batch: Any) -> Any:
     return member(**batch) if isinstance(batch, Mapping) else member(batch)
 
 

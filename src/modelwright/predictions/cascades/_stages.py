@@ -50,7 +50,8 @@ class _Running:
     """Answers and scores so far, of the samples that are still in."""
 
     def __init__(self, rule: CascadeRule, scale: Scale):
-        self.rule, self.scale = rule, scale
+        self.rule = rule
+        self.scale: Scale = scale
         self.asked = 0
         self.probabilities = np.empty(0)
         self.scores = np.empty(0)

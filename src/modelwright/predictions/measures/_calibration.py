@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -109,7 +110,20 @@ def reliability(confidences: np.ndarray, right: np.ndarray, convention: Conventi
 def bin_places(confidences: np.ndarray, convention: Convention) -> tuple[np.ndarray, np.ndarray]:
     """The edges of the bins (b + 1,), and the bin of each confidence (n,)."""
     edges = _edges(confidences, convention)
+    if convention.bins == "equal_width":
+        return edges, even_places(confidences, edges)
     return edges, np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, len(edges) - 2)
+
+
+def even_places(confidences: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The same for bins of equal width, of any shape: the place is computed, and moved where rounding put it beside."""
+    last = len(edges) - 2
+    place = np.ceil(confidences * (last + 1)).astype(np.intp)
+    place -= 1
+    np.clip(place, 0, last, out=place)
+    place -= (confidences <= edges[place]) & (place > 0)
+    place += (confidences > edges[place + 1]) & (place < last)
+    return place
 
 
 def _edges(confidences: np.ndarray, convention: Convention) -> np.ndarray:
@@ -145,7 +159,12 @@ def calibration_error(probabilities: np.ndarray, targets: np.ndarray, convention
 
 def top_label_error(confidences: np.ndarray, right: np.ndarray, convention: Convention = DEFAULT) -> float:
     """The same from confidences (n,) and whether the answers are right (n,)."""
-    table = [line for line in reliability(confidences, right, convention) if line.items]
+    return error_of_table(reliability(confidences, right, convention), convention)
+
+
+def error_of_table(table: Sequence[Bin], convention: Convention) -> float:
+    """The same from a reliability table."""
+    table = [line for line in table if line.items]
     gaps = np.array([abs(line.confidence - line.accuracy) for line in table])
     items = np.array([line.items for line in table])
     shares = items / items.sum()
@@ -173,3 +192,34 @@ def _by_chance(gaps: np.ndarray, accuracies: np.ndarray, items: np.ndarray, norm
     normal = np.array([math.erf(r / math.sqrt(2)) for r in ratio])
     folded = spread * math.sqrt(2 / math.pi) * np.exp(-(ratio**2) / 2) + gaps * normal
     return np.where(certain, 0.0, folded - gaps)
+
+
+def classwise_error(blocks: Iterable[tuple[np.ndarray, np.ndarray]], convention: Convention) -> float:
+    """`calibration_error` of the convention `classwise` with bins of equal width, from blocks: one pass, and no copy.
+
+    Args:
+        blocks: Probabilities (n, C), float64, in [0, 1], with class indices (n,).
+        convention: `count` and `norm` of it, and `debiased`.
+    """
+    edges = np.linspace(0, 1, convention.count + 1)
+    count, sums = convention.count, np.empty(0)
+    for probabilities, targets in blocks:
+        classes = probabilities.shape[1]
+        place = even_places(probabilities, edges)
+        place += np.arange(classes) * count
+        right = place[np.arange(len(targets)), targets]
+        found = np.stack(
+            [
+                np.bincount(place.reshape(-1), minlength=classes * count),
+                np.bincount(place.reshape(-1), probabilities.reshape(-1), classes * count),
+                np.bincount(right, minlength=classes * count),
+            ]
+        )
+        sums = sums + found if sums.size else found
+    with np.errstate(invalid="ignore"):
+        items, mean, rate = sums[0], sums[1] / sums[0], sums[2] / sums[0]
+    table = [
+        Bin(float(edges[i % count]), float(edges[i % count + 1]), int(items[i]), float(mean[i]), float(rate[i]))
+        for i in range(len(items))
+    ]
+    return float(np.mean([error_of_table(table[i : i + count], convention) for i in range(0, len(table), count)]))

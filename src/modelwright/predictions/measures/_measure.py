@@ -11,7 +11,7 @@ import numpy as np
 
 from modelwright.errors import InputError, did_you_mean
 from modelwright.predictions._predictions import Predictions
-from modelwright.predictions.measures._calibration import DEFAULT, Convention, top_label_error
+from modelwright.predictions.measures._calibration import DEFAULT, Convention, classwise_error, top_label_error
 from modelwright.predictions.measures._disagreement import (
     cohen_kappa,
     double_fault,
@@ -78,13 +78,6 @@ class Said:
         """Negative log-likelihood of each sample in nats, float64 (N,)."""
         return self._columns[3]
 
-    def of_class(self, c: int) -> np.ndarray:
-        """Probabilities of one class, float64 (N,)."""
-        found = np.empty(len(self.targets))
-        for rows, (block,) in self.bank.blocks("probabilities"):
-            found[rows] = block[:, c]
-        return found
-
 
 @dataclass(frozen=True)
 class Together:
@@ -130,8 +123,9 @@ def _ece(convention: Convention) -> Callable[[Said], float]:
 
 
 def _classwise(said: Said) -> float:
-    classes = range(len(said.bank.classes))
-    return float(np.mean([top_label_error(said.of_class(c), said.targets == c, DEFAULT) for c in classes]))
+    return classwise_error(
+        ((block, said.targets[rows]) for rows, (block,) in said.bank.blocks("probabilities")), DEFAULT
+    )
 
 
 def _auroc(said: Said) -> float:
