@@ -45,6 +45,7 @@ from modelwright.predictions.measures import (
     top_label_error,
     variation_ratio,
 )
+from modelwright.predictions.measures._calibration import classwise_error, even_places
 
 
 def bank(members: int = 3, n: int = 200, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -138,6 +139,23 @@ def test_debiasing_takes_off_what_is_chance() -> None:
         )
     assert np.mean(plain) > 0.015
     assert np.mean(debiased) < np.mean(plain) / 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 50), st.lists(st.floats(0, 1), max_size=20))
+def test_places_of_equal_width_are_those_of_a_search(count: int, more: list[float]) -> None:
+    edges = np.linspace(0, 1, count + 1)
+    values = np.concatenate([edges, np.nextafter(edges, 0).clip(0), np.nextafter(edges, 1).clip(0, 1), more])
+    expected = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, count - 1)
+    np.testing.assert_array_equal(even_places(values, edges), expected)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
+def test_blocks_give_the_classwise_error_of_the_whole(norm: str) -> None:
+    (probabilities,), targets = bank(1, 500, 5)
+    convention = Convention(10, of="classwise", norm=norm)  # type: ignore[arg-type]
+    parts = [(probabilities[rows], targets[rows]) for rows in (slice(0, 1), slice(1, 333), slice(333, 500))]
+    assert classwise_error(parts, convention) == pytest.approx(calibration_error(probabilities, targets, convention))
 
 
 def test_conventions_say_what_they_are() -> None:
