@@ -119,7 +119,7 @@ def best_of_n_kl(n: int) -> float:
     Example:
         >>> from modelwright.predictions import best_of_n_kl
         >>> best_of_n_kl(1), round(best_of_n_kl(64), 3)
-        (0.0, 3.174)
+        (0.0, 3.175)
 
     Source:
         Stiennon et al. 2020, arXiv:2009.01325; as a bound: Beirami et al. 2024, arXiv:2401.01879.
