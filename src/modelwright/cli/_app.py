@@ -467,6 +467,19 @@ def convert(
         list[str],
         typer.Option("--rename", metavar="PATTERN=NAME", help="Rename tensors; each * is carried over; repeatable."),
     ] = [],  # noqa: B006
+    quantise: Annotated[
+        str | None,
+        typer.Option(
+            "--quantise",
+            metavar="FORM",
+            help="fp8-block, fp8-channel, fp8-tensor; gguf:TYPE by llama.cpp, llm-compressor:SCHEME by that, where installed.",
+        ),
+    ] = None,
+    float8: Annotated[str, typer.Option("--float8", metavar="e4m3 | e5m2", help="Of fp8-*: which float8.")] = "e4m3",
+    keep: Annotated[
+        list[str],
+        typer.Option("--keep", metavar="PATTERN", help="Of fp8-*: tensors that stay as they are; repeatable."),
+    ] = [],  # noqa: B006
     shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
     restart: Restart = False,
@@ -476,14 +489,15 @@ def convert(
 ) -> None:
     """Write a model in another form.
 
-    As safetensors, in another format, in other shards, with other layers or other names; streamed, checked and resumable like a
-    merge.
+    As safetensors, in another format, in other shards, with other layers or other names, or quantised; streamed, checked and
+    resumable like a merge.
     """
     from modelwright.cli._convert import run_convert
     from modelwright.cli._merge import size_of
 
     options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
-    run_convert(inputs, out, {"dtype": dtype, "layers": layers}, rename, options, json=json, quiet=quiet)
+    settings = {"dtype": dtype, "layers": layers, "quantise": quantise, "float8": float8, "keep": keep}
+    run_convert(inputs, out, settings, rename, options, json=json, quiet=quiet)
 
 
 @app.command()
@@ -500,10 +514,17 @@ def extract(
         ),
     ] = [],  # noqa: B006
     rank: Annotated[
-        int | None,
-        typer.Option("--rank", min=1, help="Store matrices as factors of this rank; not exact, the error is printed."),
+        str | None,
+        typer.Option(
+            "--rank",
+            metavar="R | energy:SHARE | error:SHARE",
+            help="Store matrices as factors of this rank, or of the least that reaches a target; not exact, the error is printed.",
+        ),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact, which is --rank.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Store task vectors in 8 bits an entry; not exact, the error is printed.")
+    ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact: --rank and --int8.")] = False,
     shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
     restart: Restart = False,
@@ -523,9 +544,9 @@ def extract(
     if task:
         from modelwright.cli._bundle import run_task
 
-        run_task(source, task, out, {"base": base, "rank": rank}, options, json=json, quiet=quiet)
+        run_task(source, task, out, {"base": base, "rank": rank, "int8": int8 or None}, options, json=json, quiet=quiet)
         return
-    run_extract(source, base, out, rank, options, exact=exact, json=json, quiet=quiet)
+    run_extract(source, base, out, {"rank": rank, "int8": int8}, options, exact=exact, json=json, quiet=quiet)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from modelwright.recipe._plan import (
     PlannedTensor as PlannedTensor,
     PlannedVocabulary as PlannedVocabulary,
     SideFile as SideFile,
+    counted_together as counted_together,
 )
 from modelwright.recipe._resolve import resolve as resolve
 from modelwright.recipe._schema import Recipe as Recipe, parse as parse, problems as problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +77,20 @@ class PlannedTensor:
         return (*self.inputs, self.base) if self.base else self.inputs
 
 
+def counted_together(method: Method, tensors: Sequence[PlannedTensor]) -> list[list[PlannedTensor]]:
+    """Merged tensors by what a statistic of the method counts over: the whole model, or each layer.
+
+    Outside the layers each tensor is one of its own.
+    """
+    if not any(method.scope(tensor.parameters) == "layer" for tensor in tensors):
+        return [list(tensors)] if tensors else []
+    groups: dict[tuple[str, int], list[PlannedTensor]] = {}
+    for tensor in tensors:
+        at = tensor.position
+        groups.setdefault((at.stack, at.number) if at.count else (tensor.name, -1), []).append(tensor)
+    return list(groups.values())
+
+
 @dataclass(frozen=True)
 class SideFile:
     """A file beside the weights: copied from `source`, or written from `text`."""
@@ -144,6 +158,7 @@ class Plan:
         recipe_text: The recipe as it was written.
         folder: Where its relative paths start.
         vocabulary: What becomes of vocabularies, where they differ or are changed.
+        origin: Where its model is computed from others that the recipe does not name: the command and its arguments.
     """
 
     recipe: Recipe
@@ -161,6 +176,7 @@ class Plan:
     recipe_text: str
     folder: str = ""
     vocabulary: PlannedVocabulary | None = None
+    origin: Mapping[str, Any] | None = None
 
     def refs(self, tensor: PlannedTensor) -> list[TensorRef]:
         """The tensors that are read for an output tensor."""

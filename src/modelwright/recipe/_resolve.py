@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from modelwright.errors import InputError, Problem, listing
 from modelwright.methods import Registry
+from modelwright.recipe._classes import check_classes
 from modelwright.recipe._context import Context, Opener
 from modelwright.recipe._groups import plan_modules
 from modelwright.recipe._models import check_parameters, open_models
@@ -53,6 +54,7 @@ def resolve(recipe: Recipe, *, opener: Opener, registry: Registry, lines: Lines,
     _say_gathered(context)
     context.stop_if_wrong()
     same_everywhere(context)
+    check_classes(context)
     _account(context)
     files, parts, facts = side_files(context, donor)
     context.stop_if_wrong()

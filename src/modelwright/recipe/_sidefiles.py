@@ -176,7 +176,9 @@ def _with_config(context: Context, donor: int, part: Part) -> Part:
         _untie(config)
     floats = Counter[str]()
     for tensor in context.tensors:
-        if tensor.part == part.prefix and tensor.dtype.floating:
+        if (
+            tensor.part == part.prefix and tensor.dtype.floating and tensor.dtype.itemsize > 1
+        ):  # float8 is no dtype to compute in
             floats[tensor.dtype.name] += tensor.size
     if floats:
         name = floats.most_common(1)[0][0]
