@@ -233,7 +233,11 @@ def test_failures_are_said_and_not_paid_for_twice() -> None:
     down = Voice(name="down", fails=RunError("the server http://x cannot be reached", resumable=True))
     dear = panel({"a": Voice()}, name="dear", samples=1)
     refuses = Voice(name="refuses", fails=InputError("the server refuses this"))
-    panels = [panel({"a": down}, price=0.0, samples=2), panel({"a": refuses}, name="refuses", price=0.0, samples=1), dear]
+    panels = [
+        panel({"a": down}, price=0.0, samples=2),
+        panel({"a": refuses}, name="refuses", price=0.0, samples=1),
+        dear,
+    ]
     with serving(Served(panels, budget=0.005)) as url:
         for stream in (False, True):
             asking = (lambda *what: list(heard(*what))) if stream else ask

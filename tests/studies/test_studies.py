@@ -20,8 +20,9 @@ from modelwright.studies import STUDIES, VERDICTS, Figure, Findings, Interval, O
 pytest.importorskip("sklearn")
 
 CARDS = {
-    "aces", "dylan", "merging-at-scale", "model-breadcrumbs", "model-soups", "orca-math", "pcb-merging", "self-moa",
-    "ties-merging", "zero-shot-prompt-weighting",
+    "layer-swapping", "llm-domain-adaptation", "merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "sparse-model-soups",
+    "ties-merging",
+    "forests-as-smoothers", "muscle", "reward-ensembles", "window-early-exit",
 }  # fmt: skip
 
 
