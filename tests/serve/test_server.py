@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from chat.helpers import ANSWER, questions, script, solve
 from modelwright.chat import MOA, SELF_CONSISTENCY, SELF_MOA_SEQ, Agent, Panel, Session, cost
 from modelwright.errors import InputError, RunError
 from modelwright.evaluate import Price, Sampling
 from modelwright.serve import Address, Served
 
-from chat.helpers import ANSWER, questions, script, solve
 from .helpers import Voice, serving
 
 openai = pytest.importorskip("openai")
