@@ -45,6 +45,7 @@ class Session:
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._flows: dict[str, _Flow] = {}
         self._made: dict[str, asyncio.Task[Any]] = {}
+        self._shared: dict[str, Any] = {}
 
     async def ask(self, agent: Agent, request: Request) -> Reply:
         """The reply to a request, from the cache where it is there.
@@ -70,7 +71,7 @@ class Session:
         reply = self._known(key, agent, request)
         if reply is not None:
             return reply, True
-        task = self._under_way.get(key)
+        task = self._current(key)
         if listener is not None:
             async for piece in self.stream(agent, request):
                 if isinstance(piece, Reply):
@@ -98,12 +99,13 @@ class Session:
         key = request.key(agent.backend.model)
         reply = self._known(key, agent, request)
         if reply is None:
-            task, flow, first = self._under_way.get(key), self._flows.get(key), False
+            task, flow, first = self._current(key), self._flows.get(key), False
             if task is None:
                 flow, first = _Flow(), True
                 self._flows[key] = flow
                 task = self._begin(key, self._call(key, agent, request, flow))
-                task.add_done_callback(lambda _done: self._flows.pop(key, None))
+                own = flow
+                task.add_done_callback(lambda _done: self._flows.pop(key) if self._flows.get(key) is own else None)
             if flow is not None:
                 async for piece in flow.read():
                     yield piece
@@ -135,6 +137,12 @@ class Session:
                 del self._made[key]
             raise
 
+    def kept(self, key: str, make: Callable[[], T]) -> T:
+        """Something of this session that programs share and change; made when it is first asked for."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
     def _known(self, key: str, agent: Agent, request: Request) -> Reply | None:
         """The reply, where it need not be asked for."""
         if self._replayed is not None:
@@ -145,10 +153,15 @@ class Session:
             self._note(agent, request, reply, cached=True)
         return reply
 
+    def _current(self, key: str) -> asyncio.Task[Reply] | None:
+        """The call under way for a key; one that has just failed is none, though its callbacks have yet to run."""
+        task = self._under_way.get(key)
+        return None if task is None or task.done() else task
+
     def _begin(self, key: str, call: Coroutine[Any, Any, Reply]) -> asyncio.Task[Reply]:
         task = asyncio.create_task(call)
         self._under_way[key] = task
-        task.add_done_callback(lambda _done: self._under_way.pop(key, None))
+        task.add_done_callback(lambda done: self._under_way.pop(key) if self._under_way.get(key) is done else None)
         return task
 
     def _from_transcript(self, key: str, agent: Agent) -> Reply:
