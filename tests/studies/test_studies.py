@@ -19,7 +19,10 @@ from modelwright.studies import STUDIES, VERDICTS, Figure, Findings, Interval, O
 
 pytest.importorskip("sklearn")
 
-CARDS = {"merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "ties-merging"}
+CARDS = {
+    "forests-as-smoothers", "merging-at-scale", "model-breadcrumbs", "model-soups", "muscle", "pcb-merging",
+    "reward-ensembles", "ties-merging", "window-early-exit",
+}  # fmt: skip
 
 
 @cache
