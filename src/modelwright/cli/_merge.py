@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelwright.api import Job, direct_recipe, registry
-from modelwright.bundle import Storage, is_bundle, open_weights
+from modelwright.bundle import Storage, is_bundle, open_bundle, open_weights
 from modelwright.engine import Options, Result
 from modelwright.errors import InputError, printable
 from modelwright.recipe import Plan, override
@@ -183,7 +183,10 @@ def run_merge(
 
 def _storage(out: str | Path) -> Storage | None:
     """What a bundle takes to keep; None of a model."""
-    return open_weights(out).storage if isinstance(out, Path) and is_bundle(out) else None
+    if not isinstance(out, Path) or not is_bundle(out):
+        return None
+    found = open_bundle(out)
+    return None if found.about.weights is None else open_weights(found).storage
 
 
 def say_storage(console: Console, out: str | Path) -> None:

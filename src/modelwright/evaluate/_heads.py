@@ -57,7 +57,8 @@ class HeadPredictor(ModulePredictor):
             )
         return replace(self, columns=tuple(mine[name] for name in wanted))
 
-    def _run(self, inputs: Any) -> np.ndarray:
+    def outputs_of(self, inputs: Any) -> np.ndarray:
+        """The model's logits."""
         import torch
 
         arguments = {name: value.to(self.device) for name, value in self.read(inputs, self.module).items()}
