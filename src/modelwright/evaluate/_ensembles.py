@@ -186,6 +186,11 @@ def fit_ensemble(
     """
     task = task.for_search()
     _check(members, task, method, calibrate, cascade, split)
+    if label in [member.label for member in members]:
+        raise InputError(
+            f"the ensemble would be called '{label}', like one of its members",
+            "Call one of them otherwise: NAME=MODEL.",
+        )
     items = task.items(split)
     bank = answers_of(members, task, items, batch=batch, progress=progress)
     halves = _halves(bank, method, calibrate is not None)
