@@ -37,9 +37,8 @@ def experiment(setting: Setting) -> Findings:
     return Findings(
         parts=_parts(measured),
         figures={
-            name: Figure(
-                f"coverage at a risk of 5 %: {name}", measured.interval(lambda mean, n=name: mean((n, "coverage")))
-            )
+            f"{what}, {name}": Figure(f"{words}: {name}", measured.interval(lambda mean, k=(name, what): mean(k)))
+            for what, words in (("coverage", "coverage at a risk of 5 %"), ("accuracy", "accuracy on all images"))
             for name in _SYSTEMS
         },
         tables=(_table(measured),),
