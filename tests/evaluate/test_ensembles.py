@@ -244,7 +244,7 @@ def test_what_cannot_be_is_refused(here: Path, said: Said, estimators: dict[str,
     assert "--width and --most-cost say how far a cascade goes" in wrong(*both, "--width", "0.1")
     assert "mean has no parameter 'rounds'" in wrong(*both, "--set", "rounds=3")
     Path("flat.csv").write_text("a,target\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
-    assert "has no split 'validation'" in wrong(
+    assert "has no split 'validation' to fit on" in wrong(
         "line.skops", "bayes.skops", "--task", "flat.csv", "--method", "stacking"
     )
     made = mw.ensemble({"a": lambda x: np.full((len(x), 10), 0.1), "line": estimators["line"]}, task())

@@ -266,7 +266,7 @@ def _check(
             "an ensemble is not fitted on test, which it is to be judged by",
             f"Say --split {' or '.join(name for name in task.splits)}.",
         )
-    record = COMBINERS.find(method)
+    COMBINERS.find(method)
     if cascade and method != "mean":
         raise InputError(f"a cascade takes the running mean of its members, not {method}", "Leave --method out.")
     if cascade and task.asks != "probabilities":
@@ -289,14 +289,10 @@ def _check(
             raise InputError(
                 "calibration is of the confidence in classes, and the task gives numbers", "Leave --calibrate out."
             )
-    if split not in task.splits and (record.fit is not None or calibrate is not None or cascade):
-        raise InputError(
-            f"the task '{task.name}' has no split '{split}' to fit on, but {listing(list(task.splits)) or 'test'}",
-            "Divide its data: splits: in the task file. What is fitted never sees test.",
-        )
     if split not in task.splits:
         raise InputError(
-            f"the task '{task.name}' has no split '{split}'", f"It has {listing(list(task.splits))}: say --split."
+            f"the task '{task.name}' has no split '{split}' to fit on: it has {listing(list(task.splits))} beside test",
+            "Divide its data, splits: in the task file, or say --split. What is fitted never sees test.",
         )
 
 
@@ -341,16 +337,13 @@ def answers_of(
 
 def _halves(bank: Predictions, method: str, more: bool) -> tuple[Predictions, Predictions]:
     """Samples for the combiner and for what comes after it: two halves where both learn, for the second would believe the first."""
-    if COMBINERS[method].fit is None and not more:
+    if COMBINERS[method].fit is None or not more:
         return bank, bank
-    learns = COMBINERS[method].fit is not None
-    if not (learns and more):
-        return bank, bank
+    if len(bank) < 2:
+        raise InputError(f"{method} and its calibrator need items of their own, and there is one item")
     ordered = sorted(bank.ids, key=drawing_key)
     first = set(ordered[: (len(ordered) + 1) // 2])
     mask = np.array([name in first for name in bank.ids])
-    if len(bank) < 2:
-        raise InputError(f"{method} and what follows it need items of their own, and there is one item")
     return bank.select(samples=mask), bank.select(samples=~mask)
 
 
@@ -368,15 +361,10 @@ def _checkpoint_of(source: Any) -> Checkpoint | None:
         return source
     if not isinstance(source, str | Path):
         return None
-    text = str(source)
-    path = Path(text).expanduser()
-    if bundle_at(text, None) is not None:
-        return open_model(text)
-    if not path.exists() or (":" in path.name and not path.exists()):
-        return None
-    if path.suffix in (".yml", ".yaml"):
+    path = Path(source).expanduser()
+    if path.suffix in (".yml", ".yaml") and path.is_file():
         return Job.from_recipe(path, (), registry()).checkpoint()
-    return open_model(path)
+    return open_model(source) if path.exists() or bundle_at(source, None) is not None else None
 
 
 def _copied(folder: Path, name: str, form: str, what: Any, network: str | None) -> Stored:
@@ -398,8 +386,10 @@ def _copied(folder: Path, name: str, form: str, what: Any, network: str | None) 
 
 
 def _referred(form: str, what: Any, network: str | None) -> Stored:
-    if (form == "skops" and what.path is None) or (form == "checkpoint" and what.path is None):
-        raise InputError("a member in memory cannot be referred to", "Leave --refer (refer=) out.")
+    if (form != "onnx" and what.path is None) or (form == "checkpoint" and what.beneath):
+        raise InputError(
+            "a member that is in memory, or made of others, cannot be referred to", "Leave --refer (refer=) out."
+        )
     if form == "checkpoint":
         remote = what.url is not None or "/models--" in what.path.as_posix()
         where = what.label if remote else str(what.path.resolve())
