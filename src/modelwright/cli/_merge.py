@@ -142,6 +142,8 @@ def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
     )
     if plan.vocabulary is not None:
         _render_vocabulary(console, plan.vocabulary)
+    if plan.method.parts is not None:
+        console.print("and a part for each task: mw merge makes a bundle of them", highlight=False)
     for what, values in plan.facts.items():
         console.print(f"[yellow]{what} differs[/yellow]")
         for label, value in values.items():
