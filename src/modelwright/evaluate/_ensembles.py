@@ -204,9 +204,10 @@ def fit_ensemble(
     else:
         combine = fit(halves[0], method, **(parameters or {})).pruned()
         together = combine.apply(bank, name=label)
-        if len(combine.members) < 2:
+        chosen = list(combine.members)
+        if len(chosen) == 1:
             raise InputError(
-                f"{method} gives all the weight to '{combine.members[0]}', so there is nothing to combine",
+                f"{method} gives all the weight to '{chosen[0]}', so there is nothing to combine",
                 "Use that model alone, or add members that differ from it.",
             )
         calibrator = None
@@ -215,7 +216,7 @@ def fit_ensemble(
             together = calibrator.apply(together)
         predictor = EnsemblePredictor(
             label,
-            parts=[by_name[name] for name in combine.members],
+            parts=[by_name[name] for name in chosen],
             combine=combine,
             calibrate=calibrator,
             classes=task.classes,
@@ -367,7 +368,7 @@ def _checkpoint_of(source: Any) -> Checkpoint | None:
     return open_model(source) if path.exists() or bundle_at(source, None) is not None else None
 
 
-def _copied(folder: Path, name: str, form: str, what: Any, network: str | None) -> Stored:
+def _copied(folder: Path, name: str, form: Any, what: Any, network: str | None) -> Stored:
     where = f"{_MODELS}/{name}"
     if form == "checkpoint":
         execute(copying(what), folder / where, Options())
@@ -382,10 +383,10 @@ def _copied(folder: Path, name: str, form: str, what: Any, network: str | None) 
         size = file.stat().st_size
     return Stored(
         role="model", folder=where, hash=member_hash(folder, where), nbytes=size, format=form, network=_named(form, what, network)
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
-def _referred(form: str, what: Any, network: str | None) -> Stored:
+def _referred(form: Any, what: Any, network: str | None) -> Stored:
     if (form != "onnx" and what.path is None) or (form == "checkpoint" and what.beneath):
         raise InputError(
             "a member that is in memory, or made of others, cannot be referred to", "Leave --refer (refer=) out."
@@ -403,7 +404,7 @@ def _referred(form: str, what: Any, network: str | None) -> Stored:
     path = what.path if form == "skops" else what
     return Stored(
         role="model", reference=str(path.resolve()), hash=file_digest(path), nbytes=path.stat().st_size, format=form
-    )  # type: ignore[arg-type]
+    )
 
 
 def _named(form: str, what: Any, network: str | None) -> str | None:
