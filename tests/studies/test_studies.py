@@ -20,8 +20,9 @@ from modelwright.studies import STUDIES, VERDICTS, Figure, Findings, Interval, O
 pytest.importorskip("sklearn")
 
 CARDS = {
-    "forests-as-smoothers", "merging-at-scale", "model-breadcrumbs", "model-soups", "muscle", "pcb-merging",
-    "reward-ensembles", "ties-merging", "window-early-exit",
+    "layer-swapping", "llm-domain-adaptation", "merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "sparse-model-soups",
+    "ties-merging",
+    "forests-as-smoothers", "muscle", "reward-ensembles", "window-early-exit",
 }  # fmt: skip
 
 
