@@ -11,6 +11,7 @@ import numpy as np
 from modelwright.errors import InputError, did_you_mean
 from modelwright.evaluate._metrics import METRICS
 from modelwright.evaluate._records import Part
+from modelwright.methods.calibration import bin_edges
 
 Bins = Literal["equal_width", "equal_mass"]
 Of = Literal["top_label", "classwise"]
@@ -92,7 +93,7 @@ def reliability(confidences: np.ndarray, right: np.ndarray, convention: Conventi
     wrong = np.flatnonzero(~((confidences >= 0) & (confidences <= 1)))
     if wrong.size:
         raise InputError(f"confidences must be in [0, 1], got {confidences[wrong[0]]} for item {wrong[0]}")
-    edges = _edges(confidences, convention)
+    edges = bin_edges(confidences, convention.count, convention.bins)
     place = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, len(edges) - 2)
     count = len(edges) - 1
     items = np.bincount(place, minlength=count)
@@ -102,13 +103,6 @@ def reliability(confidences: np.ndarray, right: np.ndarray, convention: Conventi
     return [
         Bin(float(edges[i]), float(edges[i + 1]), int(items[i]), float(mean[i]), float(share[i])) for i in range(count)
     ]
-
-
-def _edges(confidences: np.ndarray, convention: Convention) -> np.ndarray:
-    if convention.bins == "equal_width":
-        return np.linspace(0, 1, convention.count + 1)
-    inner = np.quantile(confidences, np.arange(1, convention.count) / convention.count, method="inverted_cdf")
-    return np.unique(np.concatenate([[0.0], inner, [1.0]]))
 
 
 def calibration_error(probabilities: np.ndarray, targets: np.ndarray, convention: Convention = DEFAULT) -> float:

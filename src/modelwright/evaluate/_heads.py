@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from modelwright.errors import InputError, MissingExtraError, Problem, listing
-from modelwright.evaluate._predictor import ModulePredictor, Predictor, softmax
+from modelwright.evaluate._predictor import ModulePredictor, Predictor
 from modelwright.evaluate._weights import Weights, processor_files
 
 #: What transformers calls labels that nobody named.
@@ -65,9 +65,9 @@ class HeadPredictor(ModulePredictor):
             found = self.module(**arguments).logits
         return found.to("cpu", torch.float64).numpy()
 
-    def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
-        """The softmax of its logits, in float64."""
-        found = softmax(self._run(inputs))
+    def scores(self, inputs: Any, classes: int) -> np.ndarray:
+        """Its logits, in the order of the task's classes."""
+        found = self._run(inputs)
         return found if self.columns is None else found[:, list(self.columns)]
 
 

@@ -17,7 +17,6 @@ from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError, listing
 from modelwright.evaluate import _named
 from modelwright.evaluate._causal import causal_head
-from modelwright.evaluate._code import source_hash
 from modelwright.evaluate._heads import image_head, text_head
 from modelwright.evaluate._predictor import (
     EstimatorPredictor,
@@ -28,6 +27,7 @@ from modelwright.evaluate._predictor import (
     predictor,
 )
 from modelwright.evaluate._weights import Weights, load_strictly
+from modelwright.predictions import source_hash
 
 #: `LABEL=REFERENCE`; a label has no slash, so that a path with = in it stays one.
 _LABELLED = re.compile(r"(?P<label>[^/\\=]+)=(?P<rest>.+)", re.DOTALL)
