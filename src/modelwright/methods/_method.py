@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -190,6 +190,9 @@ class Method:
     tries: int | None = None
     lower: Lower | None = None
     cite: str = ""
+
+    #: What it is a method on: weights.
+    kind: ClassVar[str] = "merging"
 
     def __post_init__(self) -> None:
         unknown = self.laws - set(LAWS)
