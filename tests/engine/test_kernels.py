@@ -78,6 +78,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("della", {"density": [0.2, 1, 0], "epsilon": 0.1, "rescale": "l2", "normalize": False}),
     ("della", {"density": 0.6, "rescale": "expectation"}),
     ("della_linear", {"density": [0.5, 0.7, 0.3], "epsilon": [0.49, 0, 0.2], "weight": 0.4, "rescale": False}),
+    ("emr", {}),
+    ("tall_mask", {"weight": [1, 0.5, -1], "lambda_": 0.7}),
+    ("twin_merging", {"rank": 2}),
     ("karcher", {}),
     ("multislerp", {"weight": [0.5, 0.2, 0.9]}),
 ]

@@ -95,6 +95,8 @@ def test_tasks_of_texts_are_refused() -> None:
         def score(self, predictor: object, items: object) -> Scored:
             raise AssertionError
 
-    task = Texts(name="words", splits=Splits({"test": Items.of(["a"], ["b"])}), metric=metric("exact_match"), asks="texts")
+    task = Texts(
+        name="words", splits=Splits({"test": Items.of(["a"], ["b"])}), metric=metric("exact_match"), asks="texts"
+    )
     with pytest.raises(InputError, match="'words' asks for texts, which are no predictions of classes or numbers"):
         predictions(MODELS, task, split="test")

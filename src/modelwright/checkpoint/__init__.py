@@ -32,5 +32,5 @@ from modelwright.checkpoint._safetensors import (
     lay_out as lay_out,
     read_header as read_header,
 )
-from modelwright.checkpoint._store import MANIFEST as MANIFEST, RemoteFolder as RemoteFolder
+from modelwright.checkpoint._store import BUNDLE as BUNDLE, MANIFEST as MANIFEST, RemoteFolder as RemoteFolder
 from modelwright.checkpoint._untrusted import read_json as read_json, read_small as read_small

@@ -129,6 +129,9 @@ def merge(
         str | None,
         typer.Option("--gguf", metavar="f16 | bf16 | q8_0", help="Of GGUF files: write a single one, OUT.gguf."),
     ] = None,
+    refer_base: Annotated[
+        bool, typer.Option("--refer-base", help="Of bundles: say where the base is, with its hash, and do not copy it.")
+    ] = False,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -149,6 +152,7 @@ def merge(
         "engine": engine,
         "address": address,
         "gguf": gguf,
+        "refer_base": refer_base,
     }
     run_merge(job, out, options, json=json, quiet=quiet)
 
@@ -419,7 +423,7 @@ def diff(
 @app.command()
 def inspect(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder, file, Hub id, URL, adapter, or model+adapter.")
+        str, typer.Argument(metavar="MODEL", help="A folder, file, Hub id, URL, adapter, model+adapter, or bundle.")
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
     json: Json = False,
@@ -475,9 +479,17 @@ def convert(
 
 @app.command()
 def extract(
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="A fine-tune.")],
-    base: Annotated[str, typer.Option("--base", metavar="MODEL", help="What it was tuned from.")],
+    source: Annotated[str, typer.Argument(metavar="TUNED | BUNDLE", help="A fine-tune, or a bundle with --task.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    base: Annotated[str | None, typer.Option("--base", metavar="MODEL", help="What it was tuned from.")] = None,
+    task: Annotated[
+        list[str],
+        typer.Option(
+            "--task",
+            metavar="NAME[=WEIGHT]",
+            help="Of a bundle: whose model to write; with weights several, repeatable.",
+        ),
+    ] = [],  # noqa: B006
     rank: Annotated[
         int | None,
         typer.Option("--rank", min=1, help="Store matrices as factors of this rank; not exact, the error is printed."),
@@ -490,16 +502,21 @@ def extract(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Store a fine-tune as what it changed.
+    """Store what a fine-tune changed, or write a bundle's model.
 
-    Exact to the bit: what did not change is left out, and of the rest the smaller of changed entries and all bits is stored. mw
-    apply brings it back.
+    With --base exact to the bit: what did not change is left out, and of the rest the smaller of changed entries and all bits is
+    stored; mw apply brings it back. With --task the model that the bundle has for that task.
     """
     from modelwright.cli._delta import run_extract
     from modelwright.cli._merge import size_of
 
     options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
-    run_extract(tuned, base, out, rank, options, exact=exact, json=json, quiet=quiet)
+    if task:
+        from modelwright.cli._bundle import run_task
+
+        run_task(source, task, out, {"base": base, "rank": rank}, options, json=json, quiet=quiet)
+        return
+    run_extract(source, base, out, rank, options, exact=exact, json=json, quiet=quiet)
 
 
 @app.command()

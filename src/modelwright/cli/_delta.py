@@ -20,7 +20,7 @@ _WORDS = {
 
 def run_extract(
     tuned: str,
-    base: str,
+    base: str | None,
     out: str,
     rank: int | None,
     options: Mapping[str, Any],
@@ -33,6 +33,10 @@ def run_extract(
     if exact and rank is not None:
         raise InputError(
             "--exact and --rank exclude each other: factors of a rank are not exact", "Leave one of them out."
+        )
+    if base is None:
+        raise InputError(
+            "extract needs --base, the model that it was tuned from, or --task, of a bundle", "See mw extract --help."
         )
     started = time.time()
     delta = extract(tuned, base=base, rank=rank, threads=options["threads"])

@@ -7,10 +7,12 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelwright.api import Job, direct_recipe, registry
+from modelwright.bundle import Storage, is_bundle, open_weights
 from modelwright.engine import Options, Result
 from modelwright.errors import InputError, printable
 from modelwright.recipe import Plan, override
@@ -161,13 +163,14 @@ def run_merge(
                 raise InterruptedError(str(error)) from None
             raise
     if json:
-        print(json_module.dumps(_result_json(result), indent=2))  # noqa: T201
+        print(json_module.dumps(_result_json(result) | storage_json(result.out), indent=2))  # noqa: T201
     elif not quiet:
         from rich.console import Console
 
         console = Console()
         for note in result.notes:
             _print_note(console, note)
+        say_storage(console, result.out)
         seconds = time.time() - started
         console.print(
             f"{done} {result.out}: {size_text(result.bytes_out)} in {seconds:.1f} s "
@@ -176,6 +179,31 @@ def run_merge(
             markup=False,
             soft_wrap=True,
         )
+
+
+def _storage(out: str | Path) -> Storage | None:
+    """What a bundle takes to keep; None of a model."""
+    return open_weights(out).storage if isinstance(out, Path) and is_bundle(out) else None
+
+
+def say_storage(console: Console, out: str | Path) -> None:
+    """A line on what a bundle of weights takes, against the models that it stands for."""
+    found = _storage(out)
+    if found is None:
+        return
+    parts = sum(found.parts.values())
+    base = "" if not found.base else f", the base {size_text(found.base)}" + ("" if found.copied else " elsewhere")
+    console.print(
+        f"shared {size_text(found.shared)}{base}, parts of {len(found.parts)} tasks {size_text(parts)}: {size_text(found.total)} in all, "
+        f"{100 * found.total / max(found.experts, 1):.0f} % of the {size_text(found.experts)} of {len(found.parts)} models",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def storage_json(out: str | Path) -> dict[str, Any]:
+    """The same as data."""
+    found = _storage(out)
+    return {} if found is None else {"storage": {**asdict(found), "total": found.total}}
 
 
 def _result_json(result: Result) -> dict[str, Any]:

@@ -31,13 +31,18 @@ def chunk_hashes(file: BinaryIO) -> dict[str, Any]:
     return {"bytes": size, "xxh3_128": chunks}
 
 
+def file_hash(path: Path) -> dict[str, Any]:
+    """Size and xxh3-128 of every chunk of a file."""
+    with path.open("rb") as file:
+        return chunk_hashes(file)
+
+
 def file_hashes(folder: Path, skip: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     """Size and xxh3-128 of every chunk of each file in a folder, by relative path, but for those to skip."""
     table: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith(".") and path.relative_to(folder).as_posix() not in skip:
-            with path.open("rb") as file:
-                table[path.relative_to(folder).as_posix()] = chunk_hashes(file)
+            table[path.relative_to(folder).as_posix()] = file_hash(path)
     return table
 
 

@@ -62,6 +62,7 @@ class Options:
             output at the same paths. `threads` counts for each task then, and 0 is one.
         gguf: `f16`, `bf16` or `q8_0`: write a single GGUF file that stores matrices so, instead of a folder. The models must be
             from GGUF files; the donor's metadata are kept.
+        refer_base: Of bundles: say where the base is and what its hash is, instead of copying it.
         address: Of the Ray cluster, `auto` for one that runs on this machine; else `$RAY_ADDRESS`, or one of its own.
     """
 
@@ -78,6 +79,7 @@ class Options:
     engine: Literal["threads", "ray"] = "threads"
     address: str | None = None
     gguf: Literal["f16", "bf16", "q8_0"] | None = None
+    refer_base: bool = False
 
     def __post_init__(self) -> None:
         if self.engine not in ("threads", "ray"):

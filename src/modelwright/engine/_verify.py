@@ -177,7 +177,7 @@ def verify(out: Path | str, options: Options) -> Verification:
 
     run_programs((check.file(name, entry) for name, entry in sorted(files.items())), options.workers, tick)
     problems = [_told(out, check.found[name]) for name in sorted(check.found)]
-    extra = [name for name in sorted(there) if name not in files and name != MANIFEST]
+    extra = [name for name in sorted(there) if name not in files and name.rpartition("/")[2] != MANIFEST]
     notes = [f"not part of the output: {listing(extra)}"] if extra else []
     return Verification(out, len(files), total, tuple(problems), tuple(notes))
 

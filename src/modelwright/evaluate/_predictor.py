@@ -6,6 +6,7 @@ import pickle
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -183,6 +184,10 @@ class Predictor(ABC):
         """What answers for one task: itself, unless a system has parts of its own for tasks, such as heads."""
         return self
 
+    def calls(self, count: int) -> np.ndarray | int:
+        """How often models were asked about each of the `count` inputs of the last batch."""
+        return self.members
+
     def remarks(self) -> list[str]:
         """What happened while it answered that its figures should be read with, such as contexts that were cut."""
         return []
@@ -262,9 +267,14 @@ class EstimatorPredictor(Predictor):
     """A fitted scikit-learn estimator: `predict_proba` for classes, `predict` for numbers.
 
     Inputs of more than two axes are flattened to one row an item.
+
+    Attributes:
+        estimator: The estimator.
+        path: The file that it was read from; None of one in memory.
     """
 
     estimator: Any = field(kw_only=True)
+    path: Path | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         from sklearn.exceptions import NotFittedError

@@ -17,6 +17,7 @@ from modelwright.methods._method import (
     Method as Method,
     Parameter as Parameter,
     Params as Params,
+    Parts as Parts,
     PerTensor as PerTensor,
     Position as Position,
     Registry as Registry,

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modelwright.api import Job, registry
-from modelwright.checkpoint import Checkpoint, from_pieces, open as open_checkpoint, pieces
+from modelwright.api import Job, open_model as open_checkpoint, registry
+from modelwright.checkpoint import Checkpoint, from_pieces, pieces
 from modelwright.errors import InputError, listing
 from modelwright.tensors import OUTPUT_NAMES
 

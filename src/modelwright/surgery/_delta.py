@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from modelwright.api import Job, registry
+from modelwright.api import Job, open_model as open_checkpoint, registry
 from modelwright.architectures import is_table
-from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef, open as open_checkpoint
+from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef
 from modelwright.errors import InputError, listing
 from modelwright.tensors import DTYPES, EXACT, dtype as find_dtype, singular, widen
 
