@@ -28,6 +28,7 @@ from modelwright.evaluate._predictor import (
     needs,
     predictor,
 )
+from modelwright.evaluate._timm import is_timm, timm_head
 from modelwright.evaluate._weights import Weights, load_strictly
 from modelwright.predictions import source_hash
 
@@ -249,6 +250,8 @@ def _import(checkpoint: Checkpoint, context: _Context) -> None:
 def _of_checkpoint(weights: Weights, context: _Context) -> Predictor:
     if context.network is not None:
         return _of_network(weights, context)
+    if is_timm(weights):
+        return timm_head(weights)
     names = [str(name) for name in weights.config.get("architectures") or ()]
     for name in names:
         for ending, build in ARCHITECTURES.items():
