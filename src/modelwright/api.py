@@ -17,6 +17,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import xxhash
 
+from modelwright.architectures import is_table
 from modelwright.bundle import WeightBundle, bundle_of, check_members, is_bundle, open_weights
 from modelwright.checkpoint import Checkpoint, is_url, open as open_checkpoint, plain_path, user_path
 from modelwright.engine import (
@@ -345,6 +346,7 @@ def verify(
     rerun: bool = False,
     folder: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
+    remake: Callable[[Mapping[str, Any], Path], Job] | None = None,
     **options: Any,
 ) -> Verification:
     """Check the output of a merge: every byte against the hashes of its manifest.
@@ -355,6 +357,7 @@ def verify(
             tolerance that the method's record allows.
         folder: Where the recipe's relative paths start; default where they started when it was merged.
         plugins: Python files with further methods.
+        remake: (what a manifest says of a model that no recipe names, where relative paths start) -> the recipe bound to it.
         **options: Fields of `modelwright.engine.Options`.
 
     Returns:
@@ -378,10 +381,22 @@ def verify(
     made = {"device": device, "allow_nonfinite": run.get("allow_nonfinite") is True}
     choice = replace(choice, **(made | options))
     start = user_path(folder) if folder is not None else Path(str(run.get("folder", "")))
-    stages = stages_of(text, f"the recipe in {out}/manifest.json")
-    plan = Job(stages, start, text, registry(plugins), {}).plans()[-1]
+    origin = manifest.get("origin")
+    if origin is not None and remake is not None:
+        job = remake(origin, start)
+    else:
+        stages = stages_of(text, f"the recipe in {out}/manifest.json")
+        job = Job(stages, start, text, registry(plugins), {})
+    plan = _plan_of_step(job, manifest.get("resolved"))
     problems, notes = verify_again(plan, place, choice)
     return replace(found, problems=tuple(problems), notes=(*found.notes, *note, *notes))
+
+
+def _plan_of_step(job: Job, resolved: Any) -> Plan:
+    """The plan of the step that a manifest is of; of what has no steps, the only one."""
+    step = resolved.get("name") if is_table(resolved) else None
+    plans = {stage.name: plan for stage, plan in zip(job.stages, job.plans(), strict=True)}
+    return plans.get(str(step), job.plans()[-1])
 
 
 def card(
@@ -491,9 +506,10 @@ class Job:
         known: Registry,
         objects: Mapping[str, Checkpoint],
         notes: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
     ):
         self.stages = stages
-        self._notes = tuple(notes)
+        self._notes, self._origin = tuple(notes), origin
         self._folder, self._text, self._known, self._objects = folder, text, known, dict(objects)
         self._opened: dict[str, Checkpoint] = {}
         self._plans: list[Plan] = []
@@ -505,14 +521,23 @@ class Job:
         known: Registry,
         objects: Mapping[str, Checkpoint] | None = None,
         notes: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
     ) -> Job:
         """Read a recipe.
+
+        Args:
+            recipe: A file, or the recipe as a dict.
+            overrides: `key=value` texts.
+            known: The known methods.
+            objects: Models that it names and that are no files, by name.
+            notes: What the user should know beside.
+            origin: How such a model is made, for the manifest, so that it can be made again.
 
         Raises:
             InputError: It is not valid.
         """
         stages, folder, text = load_recipe(recipe, overrides, known)
-        return Job(stages, folder, text, known, objects or {}, notes)
+        return Job(stages, folder, text, known, objects or {}, notes, origin)
 
     def plans(self) -> list[Plan]:
         """The plan of every stage; later ones see the results of earlier ones without computing them.
@@ -595,7 +620,9 @@ class Job:
         last = self.stages[-1]
         if last.recipe.out_dtype is None and last.recipe.dtype is None:
             last = replace(last, recipe=last.recipe.model_copy(update={"out_dtype": "float32"}))
-        job = Job([*self.stages[:-1], last], self._folder, self._text, self._known, self._objects, self._notes)
+        job = Job(
+            [*self.stages[:-1], last], self._folder, self._text, self._known, self._objects, self._notes, self._origin
+        )
         plan = job.plans()[-1]
         return execute_gguf(plan, lazy(plan, last.name or "merge", self.save, choice), out, choice)
 
@@ -609,7 +636,8 @@ class Job:
     def _plan(self, stage: Stage, results: Mapping[str, Checkpoint]) -> Plan:
         opener = self._opener(results)
         plan = resolve(stage.recipe, opener=opener, registry=self._known, lines=stage.lines, text=self._text)
-        return replace(plan, notes=(*self._notes, *plan.notes), folder=str(self._folder.absolute()))
+        notes, folder = (*self._notes, *plan.notes), str(self._folder.absolute())
+        return replace(plan, notes=notes, folder=folder, origin=self._origin)
 
     def _opener(self, results: Mapping[str, Checkpoint]) -> Callable[[str], Checkpoint]:
         def opener(reference: str) -> Checkpoint:

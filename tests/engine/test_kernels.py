@@ -60,6 +60,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("breadcrumbs_ties", {"density": 0.1, "gamma": [0, 0.1, 0.99]}),
     ("breadcrumbs", {"density": 0.5, "gamma": 0.1, "order": "keep_first"}),
     ("breadcrumbs", {"density": 0.3, "gamma": 0.02, "scope": "model"}),
+    ("breadcrumbs", {"density": 0.3, "gamma": 0.02, "scope": "layer"}),
+    ("breadcrumbs_ties", {"density": [0.3, 1, 0.001], "gamma": [0.02, 0.1, 0.3], "scope": "layer", "rescale": True}),
     ("breadcrumbs", {"density": [0.3, 1, 0.001], "gamma": [0.02, 0.1, 0.3], "scope": "model", "rescale": True}),
     ("breadcrumbs_ties", {"density": 0.2, "gamma": [0, 0.02, 0.5], "scope": "model", "order": "keep_first"}),
     ("wise_ft", {"alpha": 0.3}),

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from modelwright.checkpoint import Quantised, quantised
+from modelwright.checkpoint import Quantised, quantised, rounding
 from modelwright.engine._lineage import provenance
 from modelwright.engine._merge import Findings
 from modelwright.engine._output import CHUNK
@@ -92,6 +92,7 @@ def manifest_of(
     files: Mapping[str, Mapping[str, Any]],
     findings: Findings,
     lost: Mapping[str, Sequence[Quantised]],
+    rounded: Mapping[str, float],
     notes: Sequence[str],
     run: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -122,6 +123,7 @@ def manifest_of(
         "semantics": plan.recipe.semantics,
         "seed": plan.recipe.seed,
         "recipe": plan.recipe_text,
+        **({"origin": dict(plan.origin)} if plan.origin is not None else {}),
         "resolved": plan.recipe.model_dump(exclude_none=True, exclude_defaults=True),
         "parameters": _parameters(plan),
         "donor": plan.models[plan.donor].label,
@@ -135,6 +137,8 @@ def manifest_of(
         "created": list(plan.created),
         "buffers_that_differ": sorted(findings.buffers),
         "notes": list(notes),
+        **({"vocabulary": plan.vocabulary.as_json()} if plan.vocabulary else {}),
+        **({"rounding": dict(rounded)} if rounded else {}),
         "chunk_bytes": CHUNK,
         "files": dict(files),
         "run": {**run, "host": platform.node(), "platform": platform.platform(), "python": platform.python_version()},
@@ -176,6 +180,25 @@ def loss_notes(lost: Mapping[str, Sequence[Quantised]]) -> list[str]:
         told = [f"{one.kind} {one.error:.2%}" if one.error is not None else f"{one.kind} unknown" for one in types]
         notes.append(f"{label}: estimated relative error of quantising, before this merge: {', '.join(told)}")
     return notes
+
+
+def roundings(plan: Plan) -> dict[str, float]:
+    """Of each tensor of the output that is written as float8 with scales, the relative error of that."""
+    found = [(tensor, tensor.sources[0]) for tensor in plan.tensors if tensor.action == "copy"]
+    told = {tensor.name: rounding(plan.models[source.model], [source.name]) for tensor, source in found}
+    return {name: error for name, errors in told.items() for error in errors.values()}
+
+
+def rounding_notes(rounded: Mapping[str, float]) -> list[str]:
+    """The same for the user, in a sentence."""
+    if not rounded:
+        return []
+    worst = max(rounded, key=lambda name: rounded[name])
+    middle = sorted(rounded.values())[len(rounded) // 2]
+    return [
+        f"relative error of rounding to float8: {middle:.2%} in the middle, at most {rounded[worst]:.2%}, in '{worst}'; of each matrix in "
+        "manifest.json"
+    ]
 
 
 def _parameters(plan: Plan) -> dict[str, Any]:

@@ -5,16 +5,8 @@ from modelwright.evaluate._bank import (
     predictions_of as predictions_of,
     records_of as records_of,
 )
-from modelwright.evaluate._calibration import (
-    Bin as Bin,
-    Calibration as Calibration,
-    Convention as Convention,
-    Flips as Flips,
-    calibration as calibration,
-    calibration_error as calibration_error,
-    negative_flips as negative_flips,
-    reliability as reliability,
-)
+from modelwright.evaluate._calibration import Calibration as Calibration, calibration as calibration
+from modelwright.evaluate._cascade import CascadePredictor as CascadePredictor
 from modelwright.evaluate._causal import CausalPredictor as CausalPredictor
 from modelwright.evaluate._compare import compare as compare
 from modelwright.evaluate._comparison import Answer as Answer, Comparison as Comparison, Mean as Mean, Row as Row
@@ -84,4 +76,12 @@ from modelwright.evaluate.sources import (
     Settings as Settings,
     task as task,
     tasks as tasks,
+)
+from modelwright.predictions.measures import (
+    Bin as Bin,
+    Convention as Convention,
+    Flips as Flips,
+    calibration_error as calibration_error,
+    negative_flips as negative_flips,
+    reliability as reliability,
 )

@@ -57,7 +57,8 @@ class HeadPredictor(ModulePredictor):
             )
         return replace(self, columns=tuple(mine[name] for name in wanted))
 
-    def _run(self, inputs: Any) -> np.ndarray:
+    def outputs_of(self, inputs: Any) -> np.ndarray:
+        """The logits of what the inputs are read as, float64."""
         import torch
 
         arguments = {name: value.to(self.device) for name, value in self.read(inputs, self.module).items()}
@@ -67,7 +68,7 @@ class HeadPredictor(ModulePredictor):
 
     def scores(self, inputs: Any, classes: int) -> np.ndarray:
         """Its logits, in the order of the task's classes."""
-        found = self._run(inputs)
+        found = self.outputs_of(inputs)
         return found if self.columns is None else found[:, list(self.columns)]
 
 

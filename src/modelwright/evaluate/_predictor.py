@@ -326,7 +326,8 @@ class ModulePredictor(Predictor):
         self.size = Size(sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters))
         self.fingerprint = self.fingerprint or f"{state_hash(state)}-{type(self.module).__qualname__}-{self.outputs}"
 
-    def _run(self, inputs: Any) -> np.ndarray:
+    def outputs_of(self, inputs: Any) -> np.ndarray:
+        """What the module gives for n inputs, float64."""
         import torch
 
         with torch.inference_mode():
@@ -341,7 +342,7 @@ class ModulePredictor(Predictor):
 
     def scores(self, inputs: Any, classes: int) -> np.ndarray:
         """The module's outputs."""
-        return self._run(inputs)
+        return self.outputs_of(inputs)
 
     def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
         """The module's outputs; logits go through a softmax in float64."""
@@ -350,7 +351,7 @@ class ModulePredictor(Predictor):
 
     def values(self, inputs: Any) -> np.ndarray:
         """The module's outputs."""
-        return self._run(inputs)
+        return self.outputs_of(inputs)
 
 
 def predictor(system: Any, label: str | None = None, *, device: str = "cpu", outputs: Outputs = "logits") -> Predictor:

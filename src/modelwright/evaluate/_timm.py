@@ -56,7 +56,8 @@ def timm_head(weights: Weights) -> Predictor:
 class _TimmPredictor(HeadPredictor):
     """Its module gives the logits themselves."""
 
-    def _run(self, inputs: Any) -> np.ndarray:
+    def outputs_of(self, inputs: Any) -> np.ndarray:
+        """The logits of what the inputs are read as, float64."""
         import torch
 
         with torch.inference_mode():
