@@ -19,7 +19,7 @@ from modelwright.studies import STUDIES, VERDICTS, Figure, Findings, Interval, O
 
 pytest.importorskip("sklearn")
 
-CARDS = {"merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "ties-merging"}
+CARDS = {"lora-lego", "merging-at-scale", "model-breadcrumbs", "model-soups", "mos", "pcb-merging", "ties-merging"}
 
 
 @cache

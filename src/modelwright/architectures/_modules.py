@@ -37,3 +37,22 @@ def module_of(name: str, modules: list[str]) -> str | None:
     if claimed is None and "shared" in modules and vocabulary_tensor(name):
         return "shared"  # where the community's T5 recipes keep the head
     return claimed or ("default" if "default" in modules else None)
+
+
+#: The last words of modules that are tables of embeddings, whose rows are looked up.
+_TABLES = re.compile(
+    r"(^|[./])(embed_tokens|embed_positions|embed_in|embed|wte|wpe|tokens_embed|positions_embed|tok_embeddings|shared|"
+    r"(word|position|token_type|entity|absolute_pos)_embeddings?|embeddings?|relative_attention_bias)$"
+)
+#: Families whose layers store matrices (in, out), as transformers' Conv1D does.
+_TRANSPOSED = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+
+
+def is_embedding(module: str) -> bool:
+    """Whether a module is a table of embeddings."""
+    return bool(_TABLES.search(module))
+
+
+def stores_transposed(model_type: str) -> bool:
+    """Whether a family's layers store their matrices (in, out)."""
+    return model_type in _TRANSPOSED

@@ -129,18 +129,41 @@ def merge(
         str | None,
         typer.Option("--gguf", metavar="f16 | bf16 | q8_0", help="Of GGUF files: write a single one, OUT.gguf."),
     ] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option(
+            "--rank",
+            metavar="R | energy:SHARE | error:SHARE",
+            help="Of adapters: rank of the result.  [default: the sum]",
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Of adapters: refuse a result that loses more than rounding.")
+    ] = False,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge models by a recipe, or directly.
+    """Merge models by a recipe or directly, or adapters.
 
-    mw merge RECIPE -o OUT, or mw merge A B --method ties --base X --set density=0.5 -o OUT.
+    mw merge RECIPE -o OUT, or mw merge A B --method ties --base X --set density=0.5 -o OUT. Adapters of one base are merged into an
+    adapter, by the same methods or by cat, svd, knots, lora_lego and mos.
     """
+    from modelwright.cli._adapters import are_adapters, run_merge_adapters
     from modelwright.cli._merge import job_of, run_merge, size_of
 
-    job = job_of(inputs, method, base, sets, seed, plugin)
     options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "threads": threads, "device": device}
+    if are_adapters(inputs):
+        del options["device"]
+        run_merge_adapters(
+            inputs, out, method, base, sets, rank, seed, plugin, options, exact=exact, json=json, quiet=quiet
+        )  # fmt: skip
+        return
+    if rank is not None or exact:
+        from modelwright.errors import InputError
+
+        raise InputError("--rank and --exact are for merging adapters", "Leave them out.")
+    job = job_of(inputs, method, base, sets, seed, plugin)
     options |= {
         "allow_nonfinite": allow_nonfinite,
         "shard_bytes": size_of(shard_size),
@@ -418,8 +441,12 @@ def diff(
 
 @app.command()
 def inspect(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder, file, Hub id, URL, adapter, or model+adapter.")
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL | ADAPTER..",
+            help="A folder, file, Hub id, URL, adapter, or model+adapter; or several adapters.",
+        ),
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
     json: Json = False,
@@ -427,11 +454,11 @@ def inspect(
     """Show what a model is and what it was made from.
 
     Parameters by layer and kind, shapes, formats, tied weights, vocabulary, licence, and the lineage that manifests tell; of
-    adapters rank, alpha, targets and norms. Reads headers, and little more.
+    adapters rank, effective rank, alpha, targets and norms, and of several what they have in common. Reads headers, and little more.
     """
     from modelwright.cli._inspect import run_inspect
 
-    run_inspect(model, tensors=tensors, json=json)
+    run_inspect(models, tensors=tensors, json=json)
 
 
 @app.command()
@@ -505,7 +532,9 @@ def extract(
 @app.command()
 def apply(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the delta was made from.")],
-    delta: Annotated[str, typer.Argument(metavar="DELTA", help="What mw extract has written.")],
+    deltas: Annotated[
+        list[str], typer.Argument(metavar="DELTA | ADAPTER..", help="What mw extract has written, or adapters.")
+    ],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
     exact: Annotated[bool, typer.Option("--exact", help="Refuse a delta that is not exact.")] = False,
     shard_size: ShardSize = "5GB",
@@ -515,15 +544,23 @@ def apply(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Bring back a fine-tune from its delta.
+    """Bring back a fine-tune from its delta, or bake adapters in.
 
-    Every tensor of the base is checked to be what it was, and every exact one to come out as it was.
+    With a delta every tensor of the base is checked to be what it was, and every exact one to come out as it was. What several
+    adapters add is added up.
     """
+    from modelwright.cli._adapters import are_adapters, run_apply_adapters
     from modelwright.cli._delta import run_apply
     from modelwright.cli._merge import size_of
+    from modelwright.errors import InputError
 
     options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
-    run_apply(base, delta, out, options, exact=exact, json=json, quiet=quiet)
+    if are_adapters(deltas):
+        run_apply_adapters(base, deltas, out, options, json=json, quiet=quiet)
+        return
+    if len(deltas) > 1:
+        raise InputError(f"a fine-tune comes of one delta, got {len(deltas)}", "Only adapters add up.")
+    run_apply(base, deltas[0], out, options, exact=exact, json=json, quiet=quiet)
 
 
 @app.command()

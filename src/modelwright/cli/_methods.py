@@ -17,6 +17,11 @@ from modelwright.methods import LAWS, Method
 def show_methods(name: str | None, plugins: Sequence[Path], *, json: bool, cite: bool) -> None:
     """List methods, or show one."""
     known = registry(plugins)
+    if name and name not in known:
+        from modelwright.cli._adapters import show_adapter_method
+
+        if show_adapter_method(name, json=json, cite=cite):
+            return
     chosen = [known.find(name)] if name else [known[key] for key in known]
     if cite:
         print("\n\n".join(dict.fromkeys(method.cite for method in chosen if method.cite)))  # noqa: T201
@@ -33,6 +38,7 @@ def show_methods(name: str | None, plugins: Sequence[Path], *, json: bool, cite:
             reads = () if narrow else (f"{method.cost('community')[0]}x",)
             table.add_row(method.name, models_text(method), method.base, *reads, method.summary)
         Console().print(table)
+        Console().print("\nof adapters alone: cat, svd, knots, lora_lego, mos", style="dim", highlight=False)
 
 
 def models_text(method: Method) -> str:
