@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.adapters.making import adapter, answers, by_hand, factors, loaded, tiny, with_peft
 
 import modelwright as mw
 from modelwright.adapters import apply_adapters, extract_adapter, merge_adapters, open_adapter, overlap
 from modelwright.cli._app import run
 from modelwright.errors import InputError
-from tests.adapters.making import adapter, answers, by_hand, factors, loaded, tiny, with_peft
 
 Said = Callable[..., tuple[int, str, str]]
 
@@ -110,10 +110,10 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 
 def test_models_that_do_not_fit() -> None:
     other = {name: value[:3] for name, value in model(1).items()}
-    with pytest.raises(InputError, match="differ in shape: model.layers.0.q_proj.weight"):
+    with pytest.raises(InputError, match=r"differ in shape: model.layers.0.q_proj.weight"):
         extract_adapter(other, base=model(0), rank=2)
     more = model(1) | {"score.weight": np.ones((2, 5), np.float32)}
-    with pytest.raises(InputError, match="lacks score.weight, which state dict has. Store them whole with --save"):
+    with pytest.raises(InputError, match=r"lacks score.weight, which state dict has. Store them whole with --save"):
         extract_adapter(more, base=model(0), rank=2)
     assert "score.weight" in extract_adapter(more, base=model(0), rank=2, save=["score"]).saved
 
@@ -156,7 +156,7 @@ def test_a_tied_embedding_is_refused(tmp_path: Path) -> None:
         tuned.transformer.wte.weight.add_(0.1)
     tuned.save_pretrained(tmp_path / "tuned")
     with pytest.raises(
-        InputError, match="'transformer.wte.weight' changed, and is the head too: a LoRA of peft on the one"
+        InputError, match=r"'transformer.wte.weight' changed, and is the head too: a LoRA of peft on the one"
     ):
         extract_adapter(tmp_path / "tuned", base=tmp_path / "base", rank=2)
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.adapters.making import adapter, answers, by_hand, factors, loaded, tiny, with_peft
 
 import modelwright as mw
 from modelwright.adapters import ADAPTER_METHODS, merge_adapters, open_adapter
 from modelwright.adapters._merge import ON_WEIGHTS
 from modelwright.errors import InputError
 from modelwright.methods import METHODS
-from tests.adapters.making import adapter, answers, by_hand, factors, loaded, tiny, with_peft
 
 RANKS = {"layers.0.q": 2, "layers.1.q": 3}
 
@@ -154,7 +154,7 @@ def test_methods_on_weights_are_such(method: str) -> None:
     deltas = [rng.standard_normal((6, 5)) for _ in range(record.models[1] or 2)]
     options: dict[str, Any] = {} if record.base == "ignored" else {"base": 0}
     needed = {n: 0.3 for n, f in record.fields.items() if f.required and not f.per_model}
-    settled = {key: base for key in options}, {key: np.zeros_like(base) for key in options}
+    settled = dict.fromkeys(options, base), {key: np.zeros_like(base) for key in options}
     there = record.function([base + d for d in deltas], **settled[0], **needed) - base
     here = record.function(deltas, **settled[1], **needed)
     assert not np.allclose(there, here, atol=1e-3)
@@ -493,7 +493,9 @@ def test_half_precision_is_told(tmp_path: Path) -> None:
 def test_adapter_methods_have_records() -> None:
     for name, record in ADAPTER_METHODS.items():
         assert record.name == name
-        assert record.title and record.summary and record.differs
+        assert record.title
+        assert record.summary
+        assert record.differs
         assert set(record.parameters({}, 2)) == {field.python_name for field in record.fields.values()}
 
 

@@ -65,7 +65,7 @@ def trained(model: Any, path: Path, kind: str = "LoraConfig", **options: Any) ->
         warnings.simplefilter("ignore")  # that fan_in_fan_out is set by itself
         tuned = peft.get_peft_model(model, getattr(peft, kind)(**options))
     with torch.no_grad():
-        for name, value in tuned.named_parameters():
+        for _name, value in tuned.named_parameters():
             if value.requires_grad:
                 value.add_(torch.randn(value.shape) * 0.3)
     tuned.save_pretrained(path / "adapter")
@@ -140,7 +140,9 @@ def test_as_peft_merges_it(tmp_path: Path, name: str) -> None:
     assert opened.config == base.config
     ranks = "1, 3, 5" if name == "rank pattern" else options["r"]
     whole = {
-        key for key in changed if re.search(r"bias|classifier", key) or name == "whole embedding" and "proj" not in key
+        key
+        for key in changed
+        if re.search(r"bias|classifier", key) or (name == "whole embedding" and "proj" not in key)
     }
     assert opened.notes[0] == f"model+adapter: LoRA of rank {ranks} added to {len(changed - whole)} tensors"
     if name == "head":
@@ -248,7 +250,7 @@ def test_biases_that_the_model_does_not_have(tmp_path: Path) -> None:
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], lora_bias=True)
     peft.get_peft_model(model, config).save_pretrained(tmp_path / "a")
     with pytest.raises(
-        InputError, match="which have none in model. Such an adapter cannot be baked in: load it with peft"
+        InputError, match=r"which have none in model. Such an adapter cannot be baked in: load it with peft"
     ):
         mc.open("model+a", folder=tmp_path)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.adapters._write import writing
-from modelwright.api import Job
-from modelwright.checkpoint import Adapter, open as open_checkpoint, open_adapter, user_path, with_adapters
+from modelwright.api import Job, open_model as open_checkpoint
+from modelwright.checkpoint import Adapter, open_adapter, user_path, with_adapters
 from modelwright.errors import InputError
 
 

@@ -136,7 +136,7 @@ class Deltas:
 
     def zeros(self) -> Checkpoint:
         """The base of task vectors."""
-        refs = {name: ref for name, ref in self.task_vectors(absolute=True)[0].items()}
+        refs = dict(self.task_vectors(absolute=True)[0])
         return Checkpoint(
             {
                 name: TensorRef(F32, ref.shape, partial(np.zeros, ref.shape, np.float32), "zero")
@@ -203,7 +203,8 @@ def _unit(name: str, adapters: Sequence[Adapter], joined: Sequence[Joined] | Non
             continue
         shape = member.shape
         if not member.linear:
-            assert joined is not None and base is not None
+            assert joined is not None
+            assert base is not None
             target, change = next((t, c) for t, c in joined[i].weights.items() if c.module is member)
             changes[i] = change, base[target]
             stored = base[target].shape
@@ -258,5 +259,5 @@ def _saved_tensors(
         saved[name] = refs
         for each in joined or ():
             ref = each.adapter.saved.get(name)
-            names |= {name: target for target, whole in each.whole.items() if ref is whole}
+            names.update((name, target) for target, whole in each.whole.items() if ref is whole)
     return saved, names

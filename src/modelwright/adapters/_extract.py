@@ -15,8 +15,9 @@ import numpy as np
 
 from modelwright.adapters._merge import EXACT, MergedModule
 from modelwright.adapters._write import ONE_FILE, Draft, Tuned, rounded, writing
+from modelwright.api import open_model as open_checkpoint
 from modelwright.architectures import is_embedding, stores_transposed, ties_embeddings, vocabulary_tensor
-from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef, open as open_checkpoint
+from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef
 from modelwright.errors import InputError, Problem, listing
 from modelwright.surgery._rank import Rank
 from modelwright.tensors import DTYPES
@@ -195,7 +196,8 @@ class _Extraction:
         most = min(matrix.shape)
         wanted = self.rank if self.rank.count is None or self.rank.count < most else Rank(count=most)
         up, down = wanted.factors(matrix, most) or Rank(count=most).factors(matrix, most) or (None, None)
-        assert up is not None and down is not None
+        assert up is not None
+        assert down is not None
         held = np.linalg.norm(down, axis=1) > 0  # what the decomposition calls rounding has no direction
         up, down = up[:, held], down[held]
         if not held.any():

@@ -20,8 +20,8 @@ from modelwright.adapters._method import AdapterMethod
 from modelwright.adapters._mos import MOS, mos_tensors
 from modelwright.adapters._sums import CAT, SVD
 from modelwright.adapters._write import ONE_FILE, Draft, Tuned, array, rounded, stored, writing
-from modelwright.api import Job, direct_recipe, registry
-from modelwright.checkpoint import Adapter, Checkpoint, NumpyArray, open as open_checkpoint, open_adapter, user_path
+from modelwright.api import Job, direct_recipe, open_model as open_checkpoint, registry
+from modelwright.checkpoint import Adapter, Checkpoint, NumpyArray, open_adapter, user_path
 from modelwright.errors import InputError, did_you_mean, listing
 from modelwright.methods import Method, Registry
 from modelwright.methods._lowered import Lowered, Shape

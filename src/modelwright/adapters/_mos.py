@@ -22,7 +22,7 @@ class MosParams(Params):
 
 
 def pulled(newest: Array, earlier: Sequence[Array], momentum: float = 0.1) -> Array:
-    """theta <- (1 - m) theta + m mean_k theta_k, of one parameter of adapters that were trained one after the other.
+    """Theta <- (1 - m) theta + m mean_k theta_k, of one parameter of adapters that were trained one after the other.
 
     Args:
         newest: The parameter in the adapter that is being trained, or was trained last; any shape and array library.

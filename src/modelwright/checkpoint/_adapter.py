@@ -78,7 +78,7 @@ def with_adapters(model: Checkpoint, adapters: Sequence[Adapter], label: str) ->
     Raises:
         InputError: One does not fit the model, or two bring the same tensor whole.
     """
-    joined = [join(model, adapter) for adapter in adapters]
+    joined = [join_adapter(model, adapter) for adapter in adapters]
     tensors = dict(model)
     notes: list[str] = []
     for name in dict.fromkeys(name for each in joined for name in each.whole):
@@ -161,7 +161,7 @@ def _notes(label: str, joined: Joined, model: Checkpoint) -> list[str]:
 # --- which tensors it tunes --------------------------------------------------------------------------------------------
 
 
-def join(model: Checkpoint, adapter: Adapter) -> Joined:
+def join_adapter(model: Checkpoint, adapter: Adapter) -> Joined:
     """Find the tensors of a model that an adapter tunes, and check that they fit.
 
     Raises:
@@ -295,7 +295,7 @@ class _Names:
         return found[0] if len(found) == 1 else None
 
     def _of_file(self, module: str) -> str | None:
-        """kohya writes every dot of a path as an underscore, which cannot be undone, but can be done to the model's names."""
+        """Kohya writes every dot of a path as an underscore, which cannot be undone, but can be done to the model's names."""
         flat = module.replace(".", "_")
         for start, component in _COMPONENTS.items():
             if flat.startswith(start):

@@ -70,7 +70,7 @@ def run_merge_adapters(
 
 def run_extract_adapter(
     tuned: str,
-    base: str,
+    base: str | None,
     out: str,
     rank: str | None,
     options: Mapping[str, Any],
@@ -85,6 +85,8 @@ def run_extract_adapter(
     """Extract an adapter, and say what each module loses."""
     from modelwright.adapters import extract_adapter
 
+    if base is None:
+        raise InputError("--adapter needs --base", "Name the model that it was tuned from.")
     if rank is None:
         raise InputError("--adapter needs --rank", "Write --rank 16, --rank energy:0.95 or --rank error:0.05.")
     started = time.time()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelwright.bundle import is_bundle
 from modelwright.cli._merge import size_text
 from modelwright.errors import InputError, listing, printable
 from modelwright.surgery import Adapter, Group, Inspection, inspect
@@ -30,6 +32,11 @@ def run_inspect(models: Sequence[str], *, tensors: bool, json: bool) -> None:
         show_overlaps(models, json=json)
         return
     model = models[0]
+    if is_bundle(Path(model).expanduser()):
+        from modelwright.cli._bundle import show_bundle
+
+        show_bundle(model, json=json)
+        return
     found = inspect(model)
     if json:
         print(json_module.dumps(found.as_json(), indent=1, ensure_ascii=False))  # noqa: T201

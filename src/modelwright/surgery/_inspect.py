@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,15 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from modelwright.api import open_model as open_checkpoint
 from modelwright.architectures import Layout, is_list, level, vocabulary_tensor
-from modelwright.checkpoint import (
-    AdaptedModule,
-    Checkpoint,
-    adapter_at_path,
-    open as open_checkpoint,
-    open_adapter,
-    read_json,
-)
+from modelwright.checkpoint import AdaptedModule, Checkpoint, adapter_at_path, open_adapter, read_json
 from modelwright.engine import known_manifest
 from modelwright.errors import InputError, listing
 from modelwright.recipe import fingerprint, licence, vocabulary_size

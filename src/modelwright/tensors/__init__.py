@@ -44,6 +44,15 @@ from modelwright.tensors._products import (
     product_svd as product_svd,
     stacked as stacked,
 )
+from modelwright.tensors._simplex import (
+    SMALLEST as SMALLEST,
+    log as log,
+    log_softmax as log_softmax,
+    logit as logit,
+    normalised as normalised,
+    sigmoid as sigmoid,
+    softmax as softmax,
+)
 from modelwright.tensors._spectrum import (
     EXACT as EXACT,
     Spectrum as Spectrum,
