@@ -305,7 +305,7 @@ def test_hadamard_and_kronecker_products_become_factors(tmp_path: Path, kind: st
 @quiet
 def test_whole_modules_and_biases_are_merged(tmp_path: Path) -> None:
     tiny("vit").save_pretrained(tmp_path / "base")
-    options = {"r": 2, "target_modules": ["query"], "modules_to_save": ["classifier"]}
+    options = {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["classifier"]}
     paths = [with_peft(tmp_path / str(i), "vit", i, **options) for i in (1, 2)]
     base = mw.open(tmp_path / "base")
     heads = [open_adapter(path).saved["classifier.weight"].read() for path in paths]
@@ -329,7 +329,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {"target_modules": ["c_attn", "mlp.c_proj"], "fan_in_fan_out": True}),
     "gpt2 with biases": ("gpt2", {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True, "lora_bias": True}),
     "t5": ("t5", {"target_modules": ["q", "wo"]}),
-    "vit": ("vit", {"target_modules": ["query", "dense"]}),
+    "vit": ("vit", {"target_modules": ["q_proj", "fc1"]}),
 }
 
 

@@ -115,7 +115,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "kernels": ("resnet", {"r": 3, "lora_alpha": 5, "target_modules": ["convolution"]}),
     "biases of factors": ("gpt2", {"r": 3, "lora_alpha": 7, "target_modules": ["c_attn", "c_fc"], "lora_bias": True}),
     "all biases": ("gpt2", {"r": 3, "target_modules": ["c_attn"], "bias": "all"}),
-    "whole modules": ("vit", {"r": 2, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}),
+    "whole modules": ("vit", {"r": 2, "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["classifier"]}),
     "whole embedding": (
         "llama",
         {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
@@ -174,7 +174,7 @@ OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "LoKr of kernels": ("resnet", "LoKrConfig", {"r": 2, "target_modules": ["convolution"], "use_effective_conv2d": True}),
     "IA3": ("llama", "IA3Config", {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}),
-    "IA3 with biases": ("vit", "IA3Config", {"target_modules": ["key", "value"], "feedforward_modules": []}),
+    "IA3 with biases": ("vit", "IA3Config", {"target_modules": ["k_proj", "v_proj"], "feedforward_modules": []}),
     "IA3 of gpt2": ("gpt2", "IA3Config", {"target_modules": ["c_attn", "mlp.c_proj"], "feedforward_modules": ["mlp.c_proj"]}),
 }  # fmt: skip
 

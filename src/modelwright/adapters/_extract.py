@@ -16,7 +16,7 @@ import numpy as np
 from modelwright.adapters._merge import EXACT, MergedModule
 from modelwright.adapters._write import ONE_FILE, Draft, Tuned, rounded, writing
 from modelwright.api import open_model as open_checkpoint
-from modelwright.architectures import is_embedding, stores_transposed, ties_embeddings, vocabulary_tensor
+from modelwright.architectures import is_embedding, module_path, stores_transposed, ties_embeddings, vocabulary_tensor
 from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef
 from modelwright.errors import InputError, Problem, listing
 from modelwright.surgery._rank import Rank
@@ -207,7 +207,11 @@ class _Extraction:
             float(np.linalg.norm(matrix.astype(np.float64) - up.astype(np.float64) @ down.astype(np.float64))) / norm
         )
         shape = (matrix.shape[0], *(vector.shape[1:] if vector.ndim > 2 else matrix.shape[1:]))
-        return _Found(name, norm, Tuned(module, "embedding" if table else "lora", shape, product), error)
+        return _Found(name, norm, Tuned(self._path(module), "embedding" if table else "lora", shape, product), error)
+
+    def _path(self, name: str) -> str:
+        """What transformers calls a module or tensor of this family."""
+        return module_path(name, str((self.one.config or self.other.config or {}).get("model_type") or ""))
 
     def _transposed(self, name: str) -> bool:
         family = str((self.one.config or self.other.config or {}).get("model_type") or "")
@@ -240,14 +244,13 @@ class _Extraction:
         factored = {f.tuned.module for f in found if f.tuned is not None}
         biases = {f.name for f in found if f.whole and f.name.endswith(".bias") and not _named(f.name, self.save)}
         modules = {f.name.rpartition(".")[0] for f in found if f.whole and f.name not in biases}
-        clash = modules & factored
+        clash = {self._path(module) for module in modules} & factored
         if clash:
             raise InputError(f"{listing(sorted(clash), 3)} cannot be stored whole and as factors too", "Mend --save.")
         biases = {name for name in biases if name.rpartition(".")[0] not in modules}
-        saved: dict[str, TensorRef] = {
-            name: self.one[name] for name in self.one if name in biases or name.rpartition(".")[0] in modules
-        }
-        left = {f.name: f.norm for f in found if f.tuned is None and f.name not in saved}
+        whole = [name for name in self.one if name in biases or name.rpartition(".")[0] in modules]
+        saved: dict[str, TensorRef] = {self._path(name): self.one[name] for name in whole}
+        left = {f.name: f.norm for f in found if f.tuned is None and f.name not in whole}
         done = tuple(MergedModule(f.tuned.module, f.tuned.rank, f.norm, f.error) for f in found if f.tuned is not None)
         notes = [f"left out, though they changed: {listing(left, 5)}"] if left else []
         record = {
@@ -256,7 +259,7 @@ class _Extraction:
         }  # fmt: skip
         beneath = tuple(path for path in (self.one.path, self.other.path) if path is not None)
         draft = Draft(
-            f"{self.one.label} as an adapter", [f.tuned for f in found if f.tuned is not None], saved, frozenset(biases),
+            f"{self.one.label} as an adapter", [f.tuned for f in found if f.tuned is not None], saved, frozenset(map(self._path, biases)),
             config=self._carried(), beneath=beneath, notes=tuple(notes), record=record,
         )  # fmt: skip
         square = sum(f.norm**2 for f in found)

@@ -22,6 +22,7 @@ from modelwright.architectures._modules import (
     MODULES as MODULES,
     is_embedding as is_embedding,
     module_of as module_of,
+    module_path as module_path,
     stores_transposed as stores_transposed,
 )
 from modelwright.architectures._quantized import (

@@ -56,3 +56,24 @@ def is_embedding(module: str) -> bool:
 def stores_transposed(model_type: str) -> bool:
     """Whether a family's layers store their matrices (in, out)."""
     return model_type in _TRANSPOSED
+
+
+#: Families whose modules have other paths since transformers 5 than the tensors in their files, which kept the old ones.
+_RENAMED: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
+    "vit": tuple(
+        (re.compile(old), new)
+        for old, new in (
+            (r"\bencoder\.layer\.", "layers."), (r"\battention\.attention\.query\b", "attention.q_proj"),
+            (r"\battention\.attention\.key\b", "attention.k_proj"), (r"\battention\.attention\.value\b", "attention.v_proj"),
+            (r"\battention\.output\.dense\b", "attention.o_proj"), (r"\bintermediate\.dense\b", "mlp.fc1"),
+            (r"\boutput\.dense\b", "mlp.fc2"),
+        )
+    ),
+}  # fmt: skip
+
+
+def module_path(name: str, model_type: str) -> str:
+    """What transformers calls a tensor of a family in its modules today; most are called as in their files."""
+    for old, new in _RENAMED.get(model_type, ()):
+        name = old.sub(new, name)
+    return name

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from modelwright.architectures import module_path
 from modelwright.checkpoint._adapter_files import Adapter, open_adapter
 from modelwright.checkpoint._adapter_modules import AdaptedModule
 from modelwright.checkpoint._adapter_scales import shortened
@@ -272,8 +273,10 @@ class _Names:
     """A model's tensors by the names that adapters have for them."""
 
     def __init__(self, model: Checkpoint, adapter: Adapter):
-        self._model, self._form = model, adapter.form
-        self._endings = _endings(model)
+        self._form = adapter.form
+        family = str((model.config or {}).get("model_type") or "")
+        self._own = {module_path(name, family): name for name in model} | {name: name for name in model}
+        self._endings = _endings(self._own)
         self._flat: dict[str, list[str]] = {}
         if adapter.form != "peft":
             for name in model:
@@ -286,13 +289,11 @@ class _Names:
 
     def tensor(self, wanted: str) -> str | None:
         """A tensor; checkpoints and modules may differ in a leading `model.` or `transformer.`."""
-        if wanted in self._model:
-            return wanted
-        found = [
-            *self._endings.get(wanted, ()),
-            *(ending for ending in shortened(wanted) if ending in self._model),
-        ]
-        return found[0] if len(found) == 1 else None
+        if wanted in self._own:
+            return self._own[wanted]
+        found = [*self._endings.get(wanted, ()), *(ending for ending in shortened(wanted) if ending in self._own)]
+        owners = {self._own[name] for name in found}
+        return owners.pop() if len(owners) == 1 else None
 
     def _of_file(self, module: str) -> str | None:
         """Kohya writes every dot of a path as an underscore, which cannot be undone, but can be done to the model's names."""
