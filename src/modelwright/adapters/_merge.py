@@ -303,12 +303,8 @@ def _library_road(
 ) -> Road:
     """By a method that models are merged by: its recipe, on task vectors and a base of zeros."""
     average = method.base == "ignored"
-    absolute = (
-        average
-        and _all_bring(found)
-        and parameters.get("normalize", True) is not False
-        and "normalize=false" not in sets
-    )
+    normalized = str(_given(sets, parameters).get("normalize", True)).lower() not in ("false", "0")
+    absolute = average and normalized and _all_bring(found)
     _check_saved(found, absolute)
     vectors = found.task_vectors(absolute)
     data, objects, notes = direct_recipe(vectors, method.name, None if average else found.zeros(), parameters, known)
