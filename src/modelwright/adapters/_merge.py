@@ -40,9 +40,7 @@ from modelwright.tensors import (
 #: The methods that are about adapters alone, by name.
 ADAPTER_METHODS: Mapping[str, AdapterMethod] = {m.name: m for m in (CAT, SVD, KNOTS, LORA_LEGO, MOS)}
 #: Methods of the library whose result on base + task vectors is not the base + that on the task vectors: they look at weights.
-ON_WEIGHTS = frozenset(
-    {"arcee_fusion", "karcher", "layer_swap", "multislerp", "nearswap", "nuslerp", "passthrough", "slerp"}
-)
+ON_WEIGHTS = frozenset({"arcee_fusion", "karcher", "layer_swap", "passthrough", "slerp"})
 #: What is below this share of what was merged is rounding in float32.
 EXACT = 1e-6
 
@@ -214,6 +212,8 @@ def _check_method(name: str, known: Registry) -> None:
     """Refuse, with all that there are, what does not go with adapters."""
     if name not in known:
         raise InputError(f"unknown merge method '{name}'", did_you_mean(name, [*known, *ADAPTER_METHODS], 60))
+    if known[name].parts is not None:
+        raise InputError(f"{name} makes a bundle, and not an adapter", "Use another method, or merge the models.")
     if name in ON_WEIGHTS:
         raise InputError(
             f"{name} looks at weights, and not only at what adapters add to them",

@@ -182,6 +182,7 @@ def show_overlaps(references: Sequence[str], *, json: bool) -> None:
             f"\n{names}: cosine {pair.cosine:.3f} over {len(pair.modules)} shared modules",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("module")
