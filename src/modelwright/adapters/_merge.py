@@ -383,9 +383,8 @@ def _merged(
         if product[0].shape[1] == 0:
             if bias is None or not bias.any():
                 continue
-            product = tuple(
-                np.zeros(s, p.dtype) for s, p in zip(((unit.flat[0], 1), (1, unit.flat[1])), product, strict=True)
-            )
+            up, down = product
+            product = np.zeros((unit.flat[0], 1), up.dtype), np.zeros((1, unit.flat[1]), down.dtype)
         tuned.append(
             Tuned(unit.module, unit.kind, unit.shape, product, None if bias is None else rounded(bias, dtype), unit.own)
         )

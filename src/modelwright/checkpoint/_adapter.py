@@ -98,9 +98,9 @@ def with_adapters(model: Checkpoint, adapters: Sequence[Adapter], label: str) ->
         tensors[name] = _computed(tensors[name], _Bias(tensors[name], modules))
     for each in joined:
         notes += _notes(label, each, model)
-    states = model.states
+    states = dict(model.states)
     for each in joined:
-        states = states | each.adapter.states
+        states.update(each.adapter.states)
     return Checkpoint(
         tensors, label=label, path=model.path, url=model.url, parts=model.parts, metadata=model.metadata,
         consumed=model.consumed, notes=(*model.notes, *notes), beneath=(*model.beneath, *(each.adapter.path for each in joined)),

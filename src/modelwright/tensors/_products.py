@@ -53,8 +53,8 @@ def product_norm(product: Product) -> float:
 def product_distance(one: Product, other: Product) -> float:
     """Frobenius norm of the difference; what is below 1e-15 of the factors' norms is rounding."""
     up, down = stacked([one, (-np.asarray(other[0]), np.asarray(other[1]))])
-    r_up = np.linalg.qr(up.astype(np.float64), mode="r")
-    r_down = np.linalg.qr(down.astype(np.float64).T, mode="r")
+    r_up: Any = np.linalg.qr(up.astype(np.float64), mode="r")
+    r_down: Any = np.linalg.qr(down.astype(np.float64).T, mode="r")
     return float(np.linalg.norm(r_up @ r_down.T))
 
 
