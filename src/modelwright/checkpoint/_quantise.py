@@ -23,8 +23,8 @@ GRAINS: tuple[Grain, ...] = ("block", "channel", "tensor")
 #: The float8 formats by the names that are used here.
 FLOAT8 = {"e4m3": DTYPES["F8_E4M3"], "e5m2": DTYPES["F8_E5M2"]}
 _BLOCK = 128
-#: Elements that are widened at a time.
-_PIECE = 1 << 22
+#: Elements that are widened at a time; they stay in the cache.
+_PIECE = 1 << 18
 #: Of the matrices inside layers: norms, embeddings, position tables and routers are small, and errors in them are not.
 _SENSITIVE = re.compile(r"(^|[._])(gate|router|routers)(\.|$)|embed|norm|position|relative_|codebook")
 #: Their layers hold matrices as (inputs, outputs), and are not what loaders look for to quantise.
@@ -193,11 +193,12 @@ class Float8:
         values = self._ref.read()
         scale = self._found(values)
         out: NumpyArray = np.empty(values.shape, self.dtype.numpy)
+        numbers = np.arange(256, dtype=np.uint8).view(self.dtype.numpy).astype(np.float32)  # faster than a cast
         square, lost = 0.0, 0.0
         for start, piece, steps in self._pieces(values, scale):
             scaled = np.clip(piece / steps, -self.dtype.largest, self.dtype.largest).astype(self.dtype.numpy)
             out[start : start + len(piece) * piece.shape[1]] = scaled.reshape(-1, out.shape[1])
-            difference = (scaled.astype(np.float32) * steps).astype(np.float64) - piece
+            difference = (numbers[scaled.view(np.uint8)] * steps).astype(np.float64) - piece
             square += float(np.sum(np.square(piece, dtype=np.float64)))
             lost += float(np.sum(np.square(difference)))
         self._error = math.sqrt(lost / square) if square else 0.0
