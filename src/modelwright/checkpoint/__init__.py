@@ -42,4 +42,8 @@ from modelwright.checkpoint._safetensors import (
     read_header as read_header,
 )
 from modelwright.checkpoint._store import BUNDLE as BUNDLE, MANIFEST as MANIFEST, RemoteFolder as RemoteFolder
-from modelwright.checkpoint._untrusted import read_json as read_json, read_small as read_small
+from modelwright.checkpoint._untrusted import (
+    parse_json as parse_json,
+    read_json as read_json,
+    read_small as read_small,
+)

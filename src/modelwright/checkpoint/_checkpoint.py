@@ -166,6 +166,13 @@ class Checkpoint(Mapping[str, TensorRef]):
         result.notes = (*self.notes, *notes)
         return result
 
+    def with_tensors(self, tensors: Mapping[str, TensorRef]) -> Checkpoint:
+        """The same with other tensors in place of its own, such as embeddings for another vocabulary."""
+        result = copy.copy(self)
+        result._tensors = self._tensors | dict(tensors)
+        result._tied = None
+        return result
+
     def replaced(
         self, tensors: Mapping[str, TensorRef], *, parts: tuple[Part, ...], notes: Iterable[str]
     ) -> Checkpoint:

@@ -39,6 +39,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Restart = Annotated[
     bool, typer.Option("--restart", help="Discard what an interrupted run left, instead of going on with it.")
 ]
+Retokenize = Annotated[
+    bool,
+    typer.Option(
+        "--allow-retokenization", help="Accept a tokenizer that encodes texts otherwise than the base's does."
+    ),
+]
 ShardSize = Annotated[str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")]
 Inputs = Annotated[
     list[str], typer.Argument(metavar="RECIPE | MODEL..", help="A recipe file, or models with --method.")
@@ -86,6 +92,7 @@ def check(
     sets: Set = [],  # noqa: B006  # typer copies it
     seed: Seed = None,
     threads: Threads = 0,
+    retokenize: Retokenize = False,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -96,7 +103,8 @@ def check(
     """
     from modelwright.cli._merge import job_of, show_check
 
-    show_check(job_of(inputs, method, base, sets, seed, plugin), threads=threads, json=json, quiet=quiet)
+    job = job_of(inputs, method, base, sets, seed, plugin, retokenize)
+    show_check(job, threads=threads, json=json, quiet=quiet)
 
 
 @app.command()
@@ -111,6 +119,7 @@ def merge(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity in the inputs pass, and say where they are.")
     ] = False,
+    retokenize: Retokenize = False,
     seed: Seed = None,
     threads: Threads = 0,
     device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, mps, xpu.")] = "cpu",
@@ -142,7 +151,7 @@ def merge(
     """
     from modelwright.cli._merge import job_of, run_merge, size_of
 
-    job = job_of(inputs, method, base, sets, seed, plugin)
+    job = job_of(inputs, method, base, sets, seed, plugin, retokenize)
     options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "threads": threads, "device": device}
     options |= {
         "allow_nonfinite": allow_nonfinite,
@@ -650,6 +659,61 @@ def study_run(
     from modelwright.cli._study import run_study
 
     run_study(name, plugin, seeds=seeds, budget=budget, json=json, html=html, require=require, quiet=quiet)
+
+
+tokenizer = typer.Typer(
+    help="Compare tokenizers, and give a model another one.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(tokenizer, name="tokenizer")
+
+
+@tokenizer.command("diff")
+def tokenizer_diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A model, a folder, or a tokenizer.json.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    text: Annotated[
+        list[Path], typer.Option("--text", metavar="FILE", help="Encode the lines of this file too; repeatable.")
+    ] = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Compare two tokenizers, and what each makes of the same texts.
+
+    Strings, added and special tokens, chat templates, and texts of several languages, code, digits, white space and emoji.
+    """
+    from modelwright.cli._tokenizer import run_diff
+
+    run_diff(first, second, text, json=json)
+
+
+@tokenizer.command("transplant")
+def tokenizer_transplant(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that gets another tokenizer.")],
+    donor: Annotated[str, typer.Option("--from", metavar="DONOR", help="The model whose tokenizer it gets.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="The folder to make.")],
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="How new rows are made: omp, landmark, subword, mean, zero.")
+    ] = "omp",
+    k: Annotated[int, typer.Option("--k", min=1, help="Of omp and landmark: rows that a new one is made of.")] = 64,
+    pad: Annotated[int, typer.Option("--pad-to-multiple-of", min=1, help="Rows are a multiple of this.")] = 1,
+    text: Annotated[
+        Path | None, typer.Option("--text", metavar="FILE", help="Say how well it is predicted, before and after.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, mps, xpu.")] = "cpu",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give a model another tokenizer.
+
+    Rows of tokens that it knows are kept to the bit; new ones are made of those, and the error is measured on known rows.
+    """
+    from modelwright.cli._tokenizer import run_transplant
+
+    settings = {"donor": donor, "method": method, "k": k, "pad_to_multiple_of": pad, "device": device}
+    options = {"overwrite": overwrite, "restart": restart, "threads": threads}
+    run_transplant(model, out, settings, options, text, json=json, quiet=quiet)
 
 
 @app.command()

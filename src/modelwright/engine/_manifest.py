@@ -137,6 +137,7 @@ def manifest_of(
         "created": list(plan.created),
         "buffers_that_differ": sorted(findings.buffers),
         "notes": list(notes),
+        **({"vocabulary": plan.vocabulary.as_json()} if plan.vocabulary else {}),
         **({"rounding": dict(rounded)} if rounded else {}),
         "chunk_bytes": CHUNK,
         "files": dict(files),

@@ -34,7 +34,7 @@ from modelwright.engine._sources import ranges
 from modelwright.engine._store import StoreFolder
 from modelwright.engine._work import Program, Tick, run_programs
 from modelwright.errors import InputError, RunError
-from modelwright.recipe import Plan
+from modelwright.recipe import Plan, check_result
 
 #: (what is being done, bytes done, bytes in all)
 Progress = Callable[[str, int, int], None]
@@ -184,6 +184,7 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         lost = losses(plan)
         rounded = roundings(plan)
         notes = [*plan.notes, *loss_notes(lost), *rounding_notes(rounded), *_late_notes(plan, merge.findings)]
+        notes += check_result(plan, partial.path)
         table = files.table()
         hashes = table | file_hashes(partial.path, skip=table)
         if options.hash == "blake3":

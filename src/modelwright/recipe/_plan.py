@@ -101,6 +101,44 @@ class SideFile:
 
 
 @dataclass(frozen=True)
+class PlannedVocabulary:
+    """The output's vocabulary, where it is not simply that of every model.
+
+    Attributes:
+        source: `base`, `union` or the model whose tokenizer the output has.
+        tokens: Strings of the output's tokenizer.
+        rows: Rows of its embeddings.
+        models: Of each model by label, its `tokens`, its `rows`, and how many of the output's rows are its `own`, from the
+            `base`, from `others`, an `average` of some, the `mean` of all its own, `zero`, or `padding`.
+        encoded: Of each model by label, how many probe `texts` there are, how many are `changed`: encoded otherwise than by it,
+            and how many `lost`: not given back though the model's own tokenizer does.
+        changed: Of the base's changed texts some, with tokens before and after.
+        findings: What the user should know.
+        tokenizer_json: What the output's tokenizer is meant to be.
+    """
+
+    source: str
+    tokens: int
+    rows: int
+    models: Mapping[str, Mapping[str, int]]
+    encoded: Mapping[str, Mapping[str, int]]
+    changed: tuple[tuple[str, int, int], ...]
+    findings: tuple[str, ...]
+    tokenizer_json: str = field(default="", repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """For manifest and `mw check --json`."""
+        found = {key: value for key, value in vars(self).items() if key != "tokenizer_json"}
+        names = ("text", "tokens_before", "tokens_after")
+        return found | {
+            "models": {label: dict(counts) for label, counts in self.models.items()},
+            "encoded": {label: dict(counts) for label, counts in self.encoded.items()},
+            "changed": [dict(zip(names, entry, strict=True)) for entry in self.changed],
+            "findings": list(self.findings),
+        }
+
+
+@dataclass(frozen=True)
 class Plan:
     """A merge, ready to run.
 
@@ -119,6 +157,7 @@ class Plan:
         facts: Differences between the inputs worth a look: licences, tokenizers, chat templates.
         recipe_text: The recipe as it was written.
         folder: Where its relative paths start.
+        vocabulary: What becomes of vocabularies, where they differ or are changed.
         origin: Where its model is computed from others that the recipe does not name: the command and its arguments.
     """
 
@@ -136,6 +175,7 @@ class Plan:
     facts: Mapping[str, Mapping[str, str]]
     recipe_text: str
     folder: str = ""
+    vocabulary: PlannedVocabulary | None = None
     origin: Mapping[str, Any] | None = None
 
     def refs(self, tensor: PlannedTensor) -> list[TensorRef]:
