@@ -576,14 +576,17 @@ def apply(
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="KIND", help="merging, ensembling or calibration only.")
+    ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     cite: Annotated[bool, typer.Option("--cite", help="Print BibTeX entries.")] = False,
 ) -> None:
-    """List the merging methods, or show one."""
+    """List the methods on weights and on outputs, or show one."""
     from modelwright.cli._methods import show_methods
 
-    show_methods(name, plugin, json=json, cite=cite)
+    show_methods(name, plugin, kind, json=json, cite=cite)
 
 
 @app.command()
