@@ -153,7 +153,7 @@ def _walk(
                 missed = float(_length(known + slope * (step - at) - gradient))
                 scale = error * float(_length(gradient))
                 gap = min(2 * gap + 1, _FURTHEST) if missed < scale / 4 else gap // 2 if missed > scale else gap
-            slope = None if at == 0 else (gradient - known) / (step - at)
+            slope = (gradient - known) / (step - at) if error and at else None
             known, at = gradient, step
         else:
             assert slope is not None  # the first two are computed
