@@ -19,6 +19,7 @@ from modelwright.studies._lora_lego import LORA_LEGO as LORA_LEGO
 from modelwright.studies._merging_at_scale import MERGING_AT_SCALE as MERGING_AT_SCALE
 from modelwright.studies._model_breadcrumbs import MODEL_BREADCRUMBS as MODEL_BREADCRUMBS
 from modelwright.studies._model_soups import MODEL_SOUPS as MODEL_SOUPS
+from modelwright.studies._mos import MOS as MOS
 from modelwright.studies._muscle import MUSCLE as MUSCLE
 from modelwright.studies._pcb_merging import PCB_MERGING as PCB_MERGING
 from modelwright.studies._registry import studies as studies, study as study
