@@ -45,6 +45,7 @@ class Session:
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._flows: dict[str, _Flow] = {}
         self._made: dict[str, asyncio.Task[Any]] = {}
+        self._shared: dict[str, Any] = {}
 
     async def ask(self, agent: Agent, request: Request) -> Reply:
         """The reply to a request, from the cache where it is there.
@@ -116,6 +117,12 @@ class Session:
             if task.done() and self._made.get(key) is task:
                 del self._made[key]
             raise
+
+    def kept(self, key: str, make: Callable[[], T]) -> T:
+        """Something of this session that programs share and change; made when it is first asked for."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     def _known(self, key: str, agent: Agent, request: Request) -> Reply | None:
         """The reply, where it need not be asked for."""

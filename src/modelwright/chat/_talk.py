@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from modelwright.chat._combine import Decision, chosen, plurality, verified, weighted
 from modelwright.chat._equality import Same, exact
 from modelwright.chat._forms import blocks, read_ranks, read_verdict, render
+from modelwright.chat._materials import Materials
 from modelwright.chat._messages import Agent, Message, Reply, user, with_system
 from modelwright.chat._parsers import Parser, text as whole_text
 from modelwright.chat._session import Session
 from modelwright.errors import RunError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Step:
 
     Attributes:
         agent: Whose.
-        purpose: What it was asked for: `answer`, `revise`, `merge`, `select`, `rank`, `verify`.
+        purpose: What it was asked for: `answer`, `revise`, `merge`, `select`, `rank`, `verify`, or another word of a program.
         sample: Which of several to the same messages.
         reply: What was said.
         value: The answer in it; None where it has none, or was not asked for one.
@@ -80,6 +84,7 @@ class Talk:
         agents: Who can be asked, by name.
         parser: How answers are asked for, and read.
         same: When two answers are the same.
+        materials: What programs may work with beside agents.
     """
 
     def __init__(
@@ -89,10 +94,13 @@ class Talk:
         agents: Mapping[str, Agent],
         parser: Parser | None = None,
         same: Same = exact,
+        materials: Materials | None = None,
     ):
         self.question, self.agents, self.same = question, agents, same
         self.parser = parser or whole_text()
+        self.materials = materials or Materials()
         self.notes: list[str] = []
+        self.facts: dict[str, Any] = {}
         self._session = session
         self._steps: list[Step | None] = []
 
@@ -101,10 +109,59 @@ class Talk:
         """The question with the form that answers should have."""
         return f"{self.question}\n\n{self.parser.form}" if self.parser.form else self.question
 
+    def about(self, question: str) -> Talk:
+        """The same talk about another question: what is said there is part of this one."""
+        other = Talk(self._session, question, self.agents, self.parser, self.same, self.materials)
+        other.notes, other.facts, other._steps = self.notes, self.facts, self._steps
+        return other
+
+    async def once(self, what: str, make: Callable[[Talk], Awaitable[T]]) -> T:
+        """What is prepared for all questions of a session, once; what it took stands in the facts, and not among the steps.
+
+        Args:
+            what: Its name, with all parameters that it depends on.
+            make: Makes it, in a talk of its own.
+        """
+
+        async def go() -> tuple[T, Outcome]:
+            inner = Talk(self._session, "", self.agents, self.parser, self.same, self.materials)
+            made = await make(inner)
+            return made, inner.outcome("", None)
+
+        agents = {name: agent.identity for name, agent in self.agents.items()}
+        key = json.dumps([what, agents, self.parser.name, self.parser.form, self.materials.fingerprint])
+        made, took = await self._session.once(key, go)
+        self.facts["preparation"] = {
+            "calls": took.calls, "tokens_in": took.tokens_in, "tokens_out": took.tokens_out, **took.facts,
+        }  # fmt: skip
+        self.notes += took.notes
+        return made
+
+    def kept(self, what: str, make: Callable[[], T]) -> T:
+        """Something that all questions of a session share and may change, such as a store of what was learned."""
+        return self._session.kept(what, make)
+
     async def ask(
-        self, agent: str, messages: Sequence[Message], purpose: str, sample: int = 0, temperature: float | None = None
+        self,
+        agent: str,
+        messages: Sequence[Message],
+        purpose: str,
+        sample: int = 0,
+        temperature: float | None = None,
+        *,
+        reads: bool = True,
+        options: Sequence[str] = (),
     ) -> Step:
         """One agent's reply to a conversation; its answer is read unless it judges.
+
+        Args:
+            agent: Who.
+            messages: What is asked.
+            purpose: What for.
+            sample: Which of several replies to the same messages.
+            temperature: Instead of the agent's own.
+            reads: Whether the reply has an answer to the question.
+            options: Replies to be scored instead of writing one.
 
         Raises:
             BudgetError: It could exceed the budget.
@@ -113,8 +170,8 @@ class Talk:
         place = len(self._steps)
         self._steps.append(None)
         whom = self.agents[agent]
-        reply = await self._session.ask(whom, whom.request(messages, sample, temperature))
-        value = None if purpose in ("select", "rank", "verify") else self.parser(reply.text)
+        reply = await self._session.ask(whom, whom.request(messages, sample, temperature, options))
+        value = self.parser(reply.text) if reads and purpose not in ("select", "rank", "verify") else None
         step = Step(agent, purpose, sample, reply, value)
         self._steps[place] = step
         return step
@@ -185,7 +242,7 @@ class Talk:
     ) -> Outcome:
         """What it came to, with all that was said."""
         steps = tuple(step for step in self._steps if step is not None)
-        return Outcome(text, value, steps, decision, facts or {}, tuple(self.notes))
+        return Outcome(text, value, steps, decision, {**self.facts, **(facts or {})}, tuple(self.notes))
 
 
 def _probability(step: Step, *, mean: bool) -> float:
