@@ -13,7 +13,7 @@ from functools import cached_property
 
 import xxhash
 
-from modelwright.chat._forms import FORMS, read_blocks, unmarked, without_blocks
+from modelwright.chat._forms import FORMS, read_blocks, without_marks, without_blocks
 from modelwright.chat._messages import BrokenOffError, Message, Piece, Reply, Request
 from modelwright.errors import InputError, RunError
 
@@ -252,7 +252,7 @@ class _Draws:
 def _question(script: ScriptedBackend, messages: Sequence[Message]) -> str:
     said = [message.content for message in reversed(messages) if message.role == "user"]
     # What is asked stands outside of marks; where there is no question, what is shown is looked through.
-    for text in (*map(without_blocks, said), *map(unmarked, said)):
+    for text in (*map(without_blocks, said), *map(without_marks, said)):
         parts = [part.strip("\n") for part in text.split("\n\n")]
         for size in range(len(parts), 0, -1):
             for start in range(len(parts) - size + 1):

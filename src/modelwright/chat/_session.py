@@ -55,16 +55,34 @@ class Session:
             InputError: The backend cannot answer it, or a transcript that is replayed does not have it.
             RunError: The backend failed.
         """
+        return (await self.told(agent, request))[0]
+
+    async def told(
+        self, agent: Agent, request: Request, listener: Callable[[str], None] | None = None
+    ) -> tuple[Reply, bool]:
+        """The reply to a request, as `ask` gives it, and whether it was there already, or on its way for somebody else.
+
+        Args:
+            agent: Who is asked.
+            request: What is asked.
+            listener: Told the pieces of the reply as they come.
+        """
         key = request.key(agent.backend.model)
         reply = self._known(key, agent, request)
         if reply is not None:
-            return reply
+            return reply, True
         task = self._under_way.get(key)
+        if listener is not None:
+            async for piece in self.stream(agent, request):
+                if isinstance(piece, Reply):
+                    return piece, task is not None
+                listener(piece)
+            raise AssertionError("a stream ends with its reply")
         if task is None:
-            return await asyncio.shield(self._begin(key, self._call(key, agent, request)))
+            return await asyncio.shield(self._begin(key, self._call(key, agent, request))), False
         reply = await asyncio.shield(task)
         self.ledger.from_cache(agent)
-        return reply
+        return reply, True
 
     async def stream(self, agent: Agent, request: Request) -> AsyncIterator[Piece]:
         """The reply to a request while it comes: pieces of its text, and at the end the whole reply.

@@ -570,6 +570,54 @@ def chat(
     run_chat(panel, question, budget=budget, cache=cache, transcript=transcript, replay=replay, json=json, quiet=quiet)
 
 
+@app.command()
+def serve(
+    panels: Annotated[
+        list[str], typer.Argument(metavar="PANEL.yml..", help="Panels; clients know each by its name, or as NAME=PANEL.yml.")
+    ],
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; the default is for programs on this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Which port; 0 takes a free one.")] = 8000,
+    key_variable: Annotated[
+        str | None,
+        typer.Option("--key-variable", metavar="NAME", help="Environment variable with the key that clients must send."),
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", help="Most requests answered at a time.")] = 64,
+    queue: Annotated[int, typer.Option("--queue", help="Most requests that wait; one more is refused with 429.")] = 256,
+    quorum: Annotated[
+        int | None,
+        typer.Option("--quorum", metavar="N", help="Go on with N replies when backends fail, instead of what panels say."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="MONEY", help="Each panel spends no more while it is served.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", metavar="FILE", help="Where replies are kept, instead of the panels' files.")
+    ] = None,
+    transcript: Annotated[
+        Path | None, typer.Option("--transcript", metavar="FILE.jsonl", help="Write down all that is said.")
+    ] = None,
+    keep: Annotated[int, typer.Option("--keep", help="How many requests the page shows.")] = 200,
+    grace: Annotated[
+        float, typer.Option("--grace", metavar="SECONDS", help="What requests under way get when it is told to stop.")
+    ] = 30.0,
+    quiet: Quiet = False,
+) -> None:
+    """Serve ensembles of chat models as models.
+
+    Speaks OpenAI's protocol: /v1/chat/completions, /v1/models; a page of recent requests at /, Prometheus figures at /metrics.
+    """
+    from modelwright.cli._serve import Serving, run_serve
+    from modelwright.serve import Address
+
+    served = {
+        "concurrency": concurrency, "queue": queue, "quorum": quorum, "budget": budget, "transcript": transcript,
+        "keep": keep,
+    }  # fmt: skip
+    run_serve(panels, Serving(Address(host, port, key_variable), grace, cache, served), quiet=quiet)
+
+
 study = typer.Typer(help="Put published claims to the test.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(study, name="study")
 StudyPlugin = Annotated[

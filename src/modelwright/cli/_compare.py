@@ -253,6 +253,7 @@ def _table(found: Comparison) -> Table:
     sizes = any(mean.cost.nbytes is not None for mean in found.means)
     heads += [*(["neg. flips"] if flips else []), *(["size"] if sizes else []), "ms an item"]
     heads += ["money/1,000"] if any(mean.cost.money is not None for mean in found.means) else []
+    heads += ["money/right"] if any(mean.money_per_right(found.unit) is not None for mean in found.means) else []
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for mean in found.ordered():
@@ -286,4 +287,7 @@ def _cells(found: Comparison, mean: Mean, tasks: Sequence[str], with_mean: bool,
     cells += [*([shown.size_text(mean.cost.nbytes)] if sizes else []), shown.time_text(mean.cost.seconds_per_item)]
     if any(other.cost.money is not None for other in found.means):
         cells.append("" if mean.cost.money_per_item is None else f"{1000 * mean.cost.money_per_item:.4g}")
+    if any(other.money_per_right(found.unit) is not None for other in found.means):
+        right = mean.money_per_right(found.unit)
+        cells.append("" if right is None else f"{right:.4g}")
     return cells

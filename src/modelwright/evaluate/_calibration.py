@@ -163,7 +163,9 @@ def calibration(part: Part, convention: Convention = DEFAULT) -> Calibration:
     Raises:
         InputError: They have no confidences, or no classes where the convention needs them.
     """
-    head, right = part.head, part.column("answer") == part.column("target")
+    head = part.head
+    judged = part.metric.asks == "texts"  # where several answers may be right, the score tells
+    right = part.column("score") == 1 if judged else part.column("answer") == part.column("target")
     confidences = part.column("confidence").astype(np.float64)
     if np.isnan(confidences).any():
         missing = int(np.isnan(confidences).sum())

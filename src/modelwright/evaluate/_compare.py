@@ -195,7 +195,9 @@ def _flips(task: JudgedTask, reference: str, system: str) -> Flips | None:
 
 def _calibration(part: Part, convention: Convention) -> Calibration | None:
     """None where there is nothing to calibrate; a gate that asks for it refuses instead."""
-    if part.metric.asks != "probabilities" or part.table["confidence"].null_count:
+    if part.metric.asks not in ("probabilities", "texts") or part.table["confidence"].null_count:
+        return None
+    if part.metric.asks == "texts" and not np.isin(part.column("score"), (0, 1)).all():
         return None
     if convention.of == "classwise" and (part.probabilities is None or not part.head.classes):
         return None

@@ -86,6 +86,17 @@ class Mean:
         """The figure that systems are compared by."""
         return self.figure or self.normalised
 
+    def money_per_right(self, unit: Metric | None) -> float | None:
+        """What a right answer costs; None where that is unknown, or where answers are not right or wrong.
+
+        Args:
+            unit: The metric that the figure is of, if that is one.
+        """
+        money, figure = self.cost.money_per_item, self.figure
+        if money is None or figure is None or unit is None or not unit.flips or figure.value <= 0:
+            return None
+        return money / figure.value
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -198,7 +209,7 @@ class Comparison:
             "calibration": str(self.convention),
             "tasks": list(self.tasks),
             "experts": dict(self.experts),
-            "systems": [_mean_json(mean) for mean in self.means],
+            "systems": [_mean_json(mean, self.unit) for mean in self.means],
             "rows": self.as_rows(),
             "notes": list(self.notes),
         }
@@ -255,7 +266,7 @@ def _cost_json(cost: Cost) -> dict[str, Any]:
     return found
 
 
-def _mean_json(mean: Mean) -> dict[str, Any]:
+def _mean_json(mean: Mean, unit: Metric | None) -> dict[str, Any]:
     return {
         "system": mean.system,
         "kind": mean.kind,
@@ -266,4 +277,5 @@ def _mean_json(mean: Mean) -> dict[str, Any]:
         "p_adjusted": _number(mean.p_adjusted),
         "pareto": list(mean.front),
         **_cost_json(mean.cost),
+        "money_per_right": _number(mean.money_per_right(unit)),
     }

@@ -171,10 +171,11 @@ def _costs(found: Comparison) -> list[Html]:
     def line(mean: Mean) -> Row:
         cost = mean.cost
         money = "" if cost.money_per_item is None else f"{1000 * cost.money_per_item:.4g}"
+        right = mean.money_per_right(found.unit)
         cells: list[str | Cell] = [
             "" if cost.parameters is None else quantity(cost.parameters), size_text(cost.nbytes), time_text(cost.seconds_per_item),
             "" if cost.calls is None else f"{cost.calls / cost.items:.3g}",
-            *([f"{cost.tokens_in or 0:,} + {cost.tokens_out or 0:,}"] if tokens else []), *([money] if priced else []), ", ".join(mean.front),
+            *([f"{cost.tokens_in or 0:,} + {cost.tokens_out or 0:,}"] if tokens else []), *([money, "" if right is None else f"{right:.4g}"] if priced else []), ", ".join(mean.front),
         ]  # fmt: skip
         return Row(mean.system, cells)
 
@@ -188,7 +189,7 @@ def _costs(found: Comparison) -> list[Html]:
         "calls an item",
         *(["tokens in + out"] if tokens else []),
     ]
-    columns += [*(["money for 1,000 items"] if priced else []), "Pareto front"]
+    columns += [*(["money for 1,000 items", "for a right answer"] if priced else []), "Pareto front"]
     rows = _grouped(found, ((mean, line(mean)) for mean in found.ordered()))
     text = note("Pareto front: where no other system is at least as good and as cheap, and better in one of the two.")
     return [
