@@ -52,6 +52,14 @@ from modelwright.chat._equality import (
     symbolic as symbolic,
 )
 from modelwright.chat._ledger import BudgetError as BudgetError, Ledger as Ledger, Spent as Spent, cost as cost
+from modelwright.chat._materials import (
+    NEEDS as NEEDS,
+    Demonstration as Demonstration,
+    Materials as Materials,
+    ThoughtTemplate as ThoughtTemplate,
+    demonstrations as demonstrations,
+    thought_templates as thought_templates,
+)
 from modelwright.chat._messages import (
     Agent as Agent,
     Backend as Backend,
@@ -66,7 +74,7 @@ from modelwright.chat._messages import (
     with_system as with_system,
 )
 from modelwright.chat._openai import OpenAIBackend as OpenAIBackend
-from modelwright.chat._panel import PROGRAMS as PROGRAMS, Panel as Panel, is_panel as is_panel, panel as panel
+from modelwright.chat._panel import ALIASES as ALIASES, PROGRAMS as PROGRAMS, Panel as Panel, is_panel as is_panel, panel as panel
 from modelwright.chat._parsers import (
     Parser as Parser,
     boxed as boxed,
@@ -89,6 +97,7 @@ from modelwright.chat._programs import (
     MixtureParams as MixtureParams,
     Program as Program,
     ProgramParams as ProgramParams,
+    Technique as Technique,
     SelfConsistencyParams as SelfConsistencyParams,
     SequentialParams as SequentialParams,
     moa as moa,
@@ -129,3 +138,14 @@ from modelwright.chat._session import Session as Session, together as together
 from modelwright.chat._talk import Outcome as Outcome, Step as Step, Talk as Talk
 from modelwright.chat._transcript import Transcript as Transcript, read_transcript as read_transcript
 from modelwright.chat._transformers import TransformersBackend as TransformersBackend
+from modelwright.chat._retrieval import Passage as Passage, Retriever as Retriever
+from modelwright.chat._sandbox import Ran as Ran, Sandbox as Sandbox
+from modelwright.chat._tools import CALCULATOR as CALCULATOR, Tool as Tool, arithmetic as arithmetic, tool as tool, toolbox as toolbox
+from modelwright.chat._variants import (
+    batch_calibrated as batch_calibrated,
+    combine_variants as combine_variants,
+    label_probabilities as label_probabilities,
+)
+from modelwright.chat.prompts import TECHNIQUES as TECHNIQUES
+from modelwright.chat.prompts._diverse import DIV_SE as DIV_SE, IDIV_SE as IDIV_SE
+from modelwright.chat.prompts._self_ensembled import SELF_ENSEMBLED_ICL as SELF_ENSEMBLED_ICL

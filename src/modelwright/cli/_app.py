@@ -40,6 +40,12 @@ Restart = Annotated[
     bool, typer.Option("--restart", help="Discard what an interrupted run left, instead of going on with it.")
 ]
 ShardSize = Annotated[str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run code that a chat model writes, apart from everything and without a network.")
+]
+AllowNetwork = Annotated[
+    bool, typer.Option("--allow-network", help="With --allow-code: run it even where its network cannot be cut off.")
+]
 Inputs = Annotated[
     list[str], typer.Argument(metavar="RECIPE | MODEL..", help="A recipe file, or models with --method.")
 ]
@@ -199,6 +205,8 @@ def evaluate(
         float | None,
         typer.Option("--budget", metavar="MONEY", help="With panels of chat models: each spends no more."),
     ] = None,
+    allow_code: AllowCode = False,
+    allow_network: AllowNetwork = False,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -212,6 +220,7 @@ def evaluate(
     options = Asking(
         out, split, limit, batch, device, network, metric, restart, plugin,
         backend=backend, model=model, api=api, score=score, lower_is_better=lower_is_better, budget=budget,
+        allow_code=allow_code, allow_network=allow_network,
     )  # fmt: skip
     run_eval(references, tasks, options, json=json, quiet=quiet)
 
@@ -532,8 +541,22 @@ def methods(
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     cite: Annotated[bool, typer.Option("--cite", help="Print BibTeX entries.")] = False,
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help="merge, or program: what panels of chat models can do.")
+    ] = "merge",
 ) -> None:
-    """List the merging methods, or show one."""
+    """List the merging methods, or show one.
+
+    With --kind program, the programs of chat panels, such as the prompting techniques.
+    """
+    if kind == "program" and not (plugin or cite):
+        from modelwright.cli._programs import show_programs
+
+        return show_programs(name, json=json)
+    if kind != "merge":
+        from modelwright.errors import InputError
+
+        raise InputError(f"--kind must be merge, or program without --plugin and --cite, got '{kind}'")
     from modelwright.cli._methods import show_methods
 
     show_methods(name, plugin, json=json, cite=cite)
@@ -558,6 +581,8 @@ def chat(
     replay: Annotated[
         Path | None, typer.Option("--replay", metavar="FILE.jsonl", help="Answer from a transcript, asking nobody.")
     ] = None,
+    allow_code: AllowCode = False,
+    allow_network: AllowNetwork = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer and nothing else.")] = False,
 ) -> None:
@@ -567,7 +592,12 @@ def chat(
     """
     from modelwright.cli._chat import run_chat
 
-    run_chat(panel, question, budget=budget, cache=cache, transcript=transcript, replay=replay, json=json, quiet=quiet)
+    from modelwright.cli._programs import sandbox
+
+    run_chat(
+        panel, question, budget=budget, cache=cache, transcript=transcript, replay=replay, json=json, quiet=quiet,
+        code=sandbox(allow_code=allow_code, allow_network=allow_network),
+    )  # fmt: skip
 
 
 @app.command()
