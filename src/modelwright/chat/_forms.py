@@ -55,7 +55,7 @@ MARKS = (
     "observation", "passage", "plan", "principle", "program", "question", "rationale", "scratch", "statement", "step", "story",
     "table", "template", "thought", "wrong",
 )  # fmt: skip
-_MARKED = re.compile(rf"^<({'|'.join(MARKS)}|reply)( \d+)?>\n(.*?)\n</\1\2>$", re.MULTILINE | re.DOTALL)
+_MARKED = re.compile(rf"^<({'|'.join(MARKS)}|reply)((?: \d+)?)>\n(.*?)\n</\1\2>$", re.MULTILINE | re.DOTALL)
 
 
 def block(name: str, text: str, number: int | None = None) -> str:

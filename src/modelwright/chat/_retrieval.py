@@ -74,7 +74,8 @@ class Retriever:
     @staticmethod
     def _tokens(texts: list[str]) -> list[list[str]]:
         bm25s = needs("bm25s", "retrieval", "chat")
-        return bm25s.tokenize(texts, return_ids=False, show_progress=False)
+        pattern = r"(?u)\b\w+\b"  # its own leaves out digits that stand alone
+        return bm25s.tokenize(texts, token_pattern=pattern, return_ids=False, show_progress=False)
 
     def search(self, query: str, count: int) -> list[Passage]:
         """The passages that fit a query best, best first; of equal ones the earlier. Those without a word of it are left out.

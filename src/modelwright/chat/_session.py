@@ -71,7 +71,7 @@ class Session:
         reply = self._known(key, agent, request)
         if reply is not None:
             return reply, True
-        task = self._under_way.get(key)
+        task = self._current(key)
         if listener is not None:
             async for piece in self.stream(agent, request):
                 if isinstance(piece, Reply):
@@ -99,12 +99,13 @@ class Session:
         key = request.key(agent.backend.model)
         reply = self._known(key, agent, request)
         if reply is None:
-            task, flow, first = self._under_way.get(key), self._flows.get(key), False
+            task, flow, first = self._current(key), self._flows.get(key), False
             if task is None:
                 flow, first = _Flow(), True
                 self._flows[key] = flow
                 task = self._begin(key, self._call(key, agent, request, flow))
-                task.add_done_callback(lambda _done: self._flows.pop(key, None))
+                own = flow
+                task.add_done_callback(lambda _done: self._flows.pop(key) if self._flows.get(key) is own else None)
             if flow is not None:
                 async for piece in flow.read():
                     yield piece
@@ -152,10 +153,15 @@ class Session:
             self._note(agent, request, reply, cached=True)
         return reply
 
+    def _current(self, key: str) -> asyncio.Task[Reply] | None:
+        """The call under way for a key; one that has just failed is none, though its callbacks have yet to run."""
+        task = self._under_way.get(key)
+        return None if task is None or task.done() else task
+
     def _begin(self, key: str, call: Coroutine[Any, Any, Reply]) -> asyncio.Task[Reply]:
         task = asyncio.create_task(call)
         self._under_way[key] = task
-        task.add_done_callback(lambda _done: self._under_way.pop(key, None))
+        task.add_done_callback(lambda done: self._under_way.pop(key) if self._under_way.get(key) is done else None)
         return task
 
     def _from_transcript(self, key: str, agent: Agent) -> Reply:

@@ -157,8 +157,11 @@ class Tool:
     @property
     def usage(self) -> str:
         """Its name, its arguments and what it does, in one line."""
-        parameters = inspect.signature(self.function).parameters.values()
-        shown = ", ".join(str(p.replace(annotation=_plain(p.annotation))) for p in parameters)
+        try:
+            parameters = inspect.signature(self.function, eval_str=True).parameters.values()
+        except Exception:  # names that are only there for type checkers
+            parameters = inspect.signature(self.function).parameters.values()
+        shown = ", ".join(map(str, parameters))
         return f"{self.name}({shown}): {self.summary}" if self.summary else f"{self.name}({shown})"
 
     async def call(self, arguments: Mapping[str, Any]) -> str:
@@ -183,11 +186,6 @@ class Tool:
             return f"error: {type(error).__name__}: {error}"[:_SHOWN]
         text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} [{len(text) - _SHOWN:,} characters left out]"
-
-
-def _plain(annotation: Any) -> Any:
-    """An annotation as a reader writes it: those of postponed evaluation are texts."""
-    return annotation.strip("'\"") if isinstance(annotation, str) else annotation
 
 
 CALCULATOR = Tool.of(calculator)

@@ -129,7 +129,7 @@ async def ways(work: Work, params: DiverseParams) -> list[Way]:
 
 async def _approaches(work: Work, params: DiverseParams, guide: str) -> list[str]:
     pool = work.materials.demonstrations
-    drawn = [xxhash.xxh3_64_intdigest(f"approaches {i}") % len(pool) for i in range(params.num_queries)]
+    drawn = [xxhash.xxh3_64_intdigest(f"approaches {i}".encode()) % len(pool) for i in range(params.num_queries)]
     asked = [
         work.about(pool[which].question).say("diverse_approaches", "guide", i, agent=guide, most=params.approaches_per_query)
         for i, which in enumerate(drawn)

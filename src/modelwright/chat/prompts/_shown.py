@@ -113,7 +113,7 @@ async def echo(talk: Talk, params: EchoParams) -> Outcome:
     async def make(inner: Work) -> list[Demonstration]:
         shown = await _automatic(inner, params)
         for turn in range(params.rounds):
-            order = sorted(range(len(shown)), key=lambda i: xxhash.xxh3_64_intdigest(f"{params.seed} {turn} {i}"))
+            order = sorted(range(len(shown)), key=lambda i: xxhash.xxh3_64_intdigest(f"{params.seed} {turn} {i}".encode()))
             for i in order:
                 others = [_written(one) for j, one in enumerate(shown) if j != i]
                 step = await inner.about(shown[i].question).answer("chain_of_thought", examples=others)
@@ -299,7 +299,7 @@ async def buffer_of_thoughts(talk: Talk, params: BufferParams) -> Outcome:
 async def _with_buffer(work: Work, params: BufferParams, buffer: Buffer) -> Outcome:
     distilled = await work.say("buffer_distil", "distil")
     template = buffer.nearest(f"{work.talk.question} {distilled}")
-    step = await work.answer("buffer_answer", distilled=distilled, template=template.template if template else "")
+    step = await work.answer("buffer_answer", distilled=distilled, thoughts=template.template if template else "")
     learned = False
     if params.learn:
         said = await work.say("buffer_learn", "learn", solution=step.reply.text)
