@@ -110,7 +110,14 @@ class Case:
 
     def panel(self, name: str, backend: Any, **more: Any) -> Panel:
         program = PROGRAMS[name]
-        return Panel("p", {"a": agent("a", backend)}, program, program.params(**self.params), self.parser, materials=self.materials)
+        return Panel(
+            "p",
+            {"a": agent("a", backend)},
+            program,
+            program.params(**self.params),
+            self.parser,
+            materials=self.materials,
+        )
 
     def run(self, name: str, backend: Any, session: Session | None = None) -> Outcome:
         [found] = solve(self.panel(name, backend), [self.question], session)
@@ -152,7 +159,7 @@ CASES: dict[str, Case] = {
     ),
     "chain_of_symbol": Case("short symbols of your choice", 1),
     "tree_of_thoughts": Case(
-        "<thought 2>\nthen halve", 9,
+        "<thought 2>\nthen halve", 7,
         {
             "then halve\n</thought 2>\n\nCan": "Surely. [sure]",
             "then shout\n</thought 2>": "[impossible]",

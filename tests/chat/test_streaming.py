@@ -267,7 +267,9 @@ def test_a_server_is_listened_to(events: tuple[Events, str]) -> None:
     state.lines = [chunk("It"), chunk(" is"), chunk(" 4."), chunk("", "stop"), USAGE, "[DONE]"]
     assert listen(url) == (["It", " is", " 4."], Reply("It is 4.", 5, 3))
     assert state.bodies[0]["stream_options"] == {"include_usage": True}
-    state.lines = [chunk("It", logprobs={"content": [{"token": "It", "logprob": -0.5, "bytes": None, "top_logprobs": []}]})]
+    state.lines = [
+        chunk("It", logprobs={"content": [{"token": "It", "logprob": -0.5, "bytes": None, "top_logprobs": []}]})
+    ]
     state.lines += [chunk("", "length"), "[DONE]"]
     _, reply = listen(url, Request(user("Q?"), WARM, logprobs=True))
     assert (reply.logprobs, reply.finish) == ((-0.5,), "length")

@@ -22,7 +22,8 @@ class BestOfNParams(ProgramParams):
     samples: Count = Field(8, description="Replies of each agent.")
     scorer: AnyScorer = Field(description="What scores replies: `kind` is agent, function or transformers.")
     choose: Literal["best", "vote"] = Field(
-        "best", description="`best`: the reply with the highest score; `vote`: the answer with the largest sum of scores."
+        "best",
+        description="`best`: the reply with the highest score; `vote`: the answer with the largest sum of scores.",
     )
     ties: Ties = Field("first", description="With `vote`: what is done when several answers have the largest sum.")
     quorum: Count | None = Field(

@@ -141,7 +141,10 @@ def read_pairs(path: str | Path) -> list[Pair]:
     head, body = rows[0], [row for row in rows[1:] if row]
     missing = [name for name in list(_COLUMNS)[:4] if name not in head]
     if missing:
-        raise InputError(f"a challenge set needs the columns {listing(list(_COLUMNS)[:4])}, and lacks {listing(missing)}", where=str(path))
+        raise InputError(
+            f"a challenge set needs the columns {listing(list(_COLUMNS)[:4])}, and lacks {listing(missing)}",
+            where=str(path),
+        )
     places = {field: head.index(name) for name, field in _COLUMNS.items() if name in head}
     for number, row in enumerate(body, 2):
         if len(row) != len(head):

@@ -34,7 +34,9 @@ class DebateParams(ProgramParams):
     def _fits(self) -> Self:
         check_combiner(self.combine)
         if self.quorum is not None and self.agents and self.quorum > len(self.agents) * self.samples:
-            raise ValueError(f"quorum must be at most the {len(self.agents) * self.samples} debaters, got {self.quorum}")
+            raise ValueError(
+                f"quorum must be at most the {len(self.agents) * self.samples} debaters, got {self.quorum}"
+            )
         return self
 
     def asked(self, agents: Sequence[str]) -> list[tuple[str, int]]:

@@ -148,6 +148,7 @@ def main():
         said = {"refused": why}
     else:
         kept += limit(job)
+        os.environ.clear()
         _Printed.most = job["most"]
         said = {**run(job, _Printed()), "kept": kept}
     os.write(out, json.dumps(said).encode())

@@ -115,7 +115,11 @@ class Materials:
             "tools": len(self.toolbox),
             "code": int(self.code is not None),
         }
-        return [(f"{NEEDS[n][0].format(count)}, and there are {has[n]}", NEEDS[n][1]) for n, count in needs.items() if has[n] < count]
+        return [
+            (f"{NEEDS[n][0].format(count)}, and there are {has[n]}", NEEDS[n][1])
+            for n, count in needs.items()
+            if has[n] < count
+        ]
 
     def allowing(self, code: Sandbox | None) -> Materials:
         """The same with code allowed, or not."""

@@ -17,7 +17,6 @@ from modelwright.errors import InputError, listing
 from modelwright.evaluate._predictor import needs
 from modelwright.evaluate._server import check_settings, choice_of, failed, usage_of
 
-
 #: Most probable first tokens that OpenAI's servers show.
 _MOST_TOP = 20
 

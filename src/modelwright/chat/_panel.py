@@ -453,7 +453,9 @@ class _Reader:
             return [folder / Path(one).expanduser() for one in paths]
 
         return Materials(
-            at("demonstrations", lambda: demonstrations(files([said.demonstrations or ""])[0])) if said.demonstrations else (),
+            at("demonstrations", lambda: demonstrations(files([said.demonstrations or ""])[0]))
+            if said.demonstrations
+            else (),
             at("documents", lambda: Retriever.of_files(files(said.documents))) if said.documents else None,
             at("tools", lambda: toolbox([named_tool(one) for one in said.tools])),
             at("templates", lambda: thought_templates(files([said.templates or ""])[0])) if said.templates else (),

@@ -73,7 +73,9 @@ def choice(options: Sequence[str] = tuple("ABCD")) -> Parser:
         match = whole.fullmatch(text.strip())
         return known[match[1].casefold()] if match else None
 
-    return Parser("choice", f"End with one of {', '.join(f'({option})' for option in options)}.", parse, "The answer is ({}).")
+    return Parser(
+        "choice", f"End with one of {', '.join(f'({option})' for option in options)}.", parse, "The answer is ({})."
+    )
 
 
 _ANSWER = re.compile(r"\banswer(?:\s+is\b|\s*:|\s*=)\s*:?\s*", re.IGNORECASE)

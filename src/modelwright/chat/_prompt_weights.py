@@ -100,7 +100,9 @@ def outliers(scores: Array | Sequence[float], threshold: float) -> Array:
     median = np.median(found)
     deviation = np.median(np.abs(found - median))
     if not deviation:
-        raise InputError("more than half of the scores are equal, so that none can stand out", "Leave the threshold out.")
+        raise InputError(
+            "more than half of the scores are equal, so that none can stand out", "Leave the threshold out."
+        )
     kept = np.flatnonzero((found - median) / deviation > threshold)
     if not kept.size:
         raise InputError(f"no score lies above the median by {threshold:g} deviations", "Lower the threshold.")
@@ -189,7 +191,9 @@ def prompt_scores(
         expected = found[: max(1, math.ceil(test_fraction * len(found)))].mean(axis=0)
     if debias in ("pretrain", "pretrain_star", "both"):
         if reference is None:
-            raise InputError(f"debias '{debias}' needs logits of reference inputs", "Give reference=, or debias='test'.")
+            raise InputError(
+                f"debias '{debias}' needs logits of reference inputs", "Give reference=, or debias='test'."
+            )
         other = _logits(reference, "reference")
         if other.shape[1] != found.shape[1] or (debias != "pretrain_star" and other.shape[2] != found.shape[2]):
             raise InputError(f"reference must be (n', {found.shape[1]}, {found.shape[2]}), got {other.shape}")

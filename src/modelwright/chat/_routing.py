@@ -201,7 +201,9 @@ def ridge(inputs: Array, outputs: Array) -> tuple[Array, Array]:
 class RouteParams(ProgramParams):
     """Parameters of `route`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
 
     router: str | Router = Field(description="A file that `fit_router(...).save` wrote; in Python also the router.")
     worth: Annotated[float, Field(ge=0)] | None = Field(
@@ -277,7 +279,9 @@ class CascadeParams(ProgramParams):
         names = known(self.agents, agents, "agents") or list(agents)
         thresholds = self._thresholds(len(names) - 1)
         if len(thresholds) != len(names) - 1:
-            raise InputError(f"a cascade of {len(names)} agents needs {len(names) - 1} thresholds, got {len(thresholds)}")
+            raise InputError(
+                f"a cascade of {len(names)} agents needs {len(names) - 1} thresholds, got {len(thresholds)}"
+            )
         return list(zip(names, [*thresholds, 0.0], strict=True))
 
     def asked(self, agents: Sequence[str]) -> list[tuple[str, int]]:
@@ -396,7 +400,9 @@ def fit_cascade(
         raise InputError(f"a cascade has 2 to 4 stages, got {len(systems)}")
     parts = [records.part(task, system) for system in systems]
     if any(part.head.split == "test" for part in parts):
-        raise InputError("thresholds chosen on the split test cannot be judged on it", "Evaluate with --split validation.")
+        raise InputError(
+            "thresholds chosen on the split test cannot be judged on it", "Evaluate with --split validation."
+        )
     first = parts[0].ids
     parts = [part.ordered(first) for part in parts]
     scores = np.stack([part.column("score").astype(np.float64) for part in parts])
@@ -413,7 +419,9 @@ def fit_cascade(
     able = [one for one in found if one.money <= budget * (1 + 1e-9)]
     if not able:
         least = min(one.money for one in found)
-        raise InputError(f"no cascade of {listing(systems)} costs at most {budget:.4g} an item; the cheapest is {least:.4g}")
+        raise InputError(
+            f"no cascade of {listing(systems)} costs at most {budget:.4g} an item; the cheapest is {least:.4g}"
+        )
     return max(able, key=lambda one: (one.score, -one.money))
 
 

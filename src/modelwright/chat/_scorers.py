@@ -77,7 +77,9 @@ class FunctionScorer(Scorer):
     """A Python function from (question, reply) to a number."""
 
     kind: Literal["function"] = "function"
-    function: str | Callable[..., Any] = Field(description="`module:name` or `file.py:name`; in Python also the function.")
+    function: str | Callable[..., Any] = Field(
+        description="`module:name` or `file.py:name`; in Python also the function."
+    )
 
     @field_serializer("function")
     def _said(self, function: str | Callable[..., Any]) -> str:

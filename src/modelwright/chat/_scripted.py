@@ -13,7 +13,7 @@ from functools import cached_property
 
 import xxhash
 
-from modelwright.chat._forms import FORMS, read_blocks, without_marks, without_blocks
+from modelwright.chat._forms import FORMS, read_blocks, without_blocks, without_marks
 from modelwright.chat._messages import BrokenOffError, Message, Piece, Reply, Request
 from modelwright.errors import InputError, RunError
 
@@ -74,7 +74,9 @@ class ScriptedBackend:
 
     def __post_init__(self) -> None:
         shares = {"correlation": self.correlation, "follows": self.follows, "judgement": self.judgement}
-        shares |= {"fails": self.fails, "breaks": self.breaks} | {f"accuracy[{k!r}]": v for k, v in self._accuracies.items()}
+        shares |= {"fails": self.fails, "breaks": self.breaks} | {
+            f"accuracy[{k!r}]": v for k, v in self._accuracies.items()
+        }
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise InputError(f"{name} must be in [0, 1], got {value:g}", "It is a fraction; for 20 % write 0.2.")

@@ -309,7 +309,9 @@ class Talk:
         """What it came to, with all that was said."""
         places = [place for place, step in enumerate(self._steps) if step is not None]
         order = {place: i for i, place in enumerate(places)}
-        steps = tuple(replace(step, shown=tuple(order[j] for j in step.shown)) for step in self._steps if step is not None)
+        steps = tuple(
+            replace(step, shown=tuple(order[j] for j in step.shown)) for step in self._steps if step is not None
+        )
         return Outcome(text, value, steps, decision, {**self.facts, **(facts or {})}, tuple(self.notes))
 
 

@@ -141,7 +141,9 @@ class Tool:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z_]\w*", self.name):
-            raise InputError(f"a tool's name must be a word, got {self.name!r}", "Give it one: Tool('lookup', function).")
+            raise InputError(
+                f"a tool's name must be a word, got {self.name!r}", "Give it one: Tool('lookup', function)."
+            )
         kinds = {p.kind for p in inspect.signature(self.function).parameters.values()}
         if kinds & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL}:
             raise InputError(f"tool '{self.name}': its arguments must have names", "Leave out / and *args.")
@@ -224,7 +226,9 @@ def named_tool(reference: str) -> Tool:
         home = importlib.import_module(module)
     except Exception as error:
         mend = "It must be installed, or in a folder of PYTHONPATH."
-        raise InputError(f"the module '{module}' of a tool cannot be imported: {printable(str(error))}", mend) from error
+        raise InputError(
+            f"the module '{module}' of a tool cannot be imported: {printable(str(error))}", mend
+        ) from error
     function = getattr(home, name, None)
     if isinstance(function, Tool):
         return function

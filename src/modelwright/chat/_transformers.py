@@ -160,7 +160,9 @@ class TransformersBackend:
             own = [next(found) for _ in request.options]
             scores = tuple(one.total for one in own)
             best = request.options[max(range(len(scores)), key=scores.__getitem__)]
-            replies.append(Reply(best, max(one.context_tokens for one in own), sum(one.tokens for one in own), scores=scores))
+            replies.append(
+                Reply(best, max(one.context_tokens for one in own), sum(one.tokens for one in own), scores=scores)
+            )
         return replies
 
     async def close(self) -> None:

@@ -41,7 +41,10 @@ Restart = Annotated[
 ]
 ShardSize = Annotated[str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Run code that a chat model writes, apart from everything and without a network.")
+    bool,
+    typer.Option(
+        "--allow-code", help="Run code that a chat model writes, apart from everything and without a network."
+    ),
 ]
 AllowNetwork = Annotated[
     bool, typer.Option("--allow-network", help="With --allow-code: run it even where its network cannot be cut off.")
@@ -591,7 +594,6 @@ def chat(
     Prints one answer, the votes, and what it cost. Replies that were paid for once are kept and not asked for again.
     """
     from modelwright.cli._chat import run_chat
-
     from modelwright.cli._programs import sandbox
 
     run_chat(
@@ -603,7 +605,8 @@ def chat(
 @app.command()
 def serve(
     panels: Annotated[
-        list[str], typer.Argument(metavar="PANEL.yml..", help="Panels; clients know each by its name, or as NAME=PANEL.yml.")
+        list[str],
+        typer.Argument(metavar="PANEL.yml..", help="Panels; clients know each by its name, or as NAME=PANEL.yml."),
     ],
     host: Annotated[
         str, typer.Option("--host", help="Where to listen; the default is for programs on this machine.")
@@ -611,19 +614,24 @@ def serve(
     port: Annotated[int, typer.Option("--port", help="Which port; 0 takes a free one.")] = 8000,
     key_variable: Annotated[
         str | None,
-        typer.Option("--key-variable", metavar="NAME", help="Environment variable with the key that clients must send."),
+        typer.Option(
+            "--key-variable", metavar="NAME", help="Environment variable with the key that clients must send."
+        ),
     ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", help="Most requests answered at a time.")] = 64,
     queue: Annotated[int, typer.Option("--queue", help="Most requests that wait; one more is refused with 429.")] = 256,
     quorum: Annotated[
         int | None,
-        typer.Option("--quorum", metavar="N", help="Go on with N replies when backends fail, instead of what panels say."),
+        typer.Option(
+            "--quorum", metavar="N", help="Go on with N replies when backends fail, instead of what panels say."
+        ),
     ] = None,
     budget: Annotated[
         float | None, typer.Option("--budget", metavar="MONEY", help="Each panel spends no more while it is served.")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option("--cache", metavar="FILE", help="Where replies are kept, instead of the panels' files.")
+        Path | None,
+        typer.Option("--cache", metavar="FILE", help="Where replies are kept, instead of the panels' files."),
     ] = None,
     transcript: Annotated[
         Path | None, typer.Option("--transcript", metavar="FILE.jsonl", help="Write down all that is said.")

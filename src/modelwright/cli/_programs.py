@@ -52,7 +52,9 @@ def _find(name: str) -> Program:
 
 def example(program: Program) -> Any:
     """Its parameters at their defaults, with two labels where there must be some."""
-    required = {n: ["a", "b"] for n, f in program.params.model_fields.items() if f.is_required() and "list" in str(f.annotation)}
+    required = {
+        n: ["a", "b"] for n, f in program.params.model_fields.items() if f.is_required() and "list" in str(f.annotation)
+    }
     return program.params.model_construct(**required) if required else program.params()
 
 
@@ -126,7 +128,9 @@ def _render(console: Console, program: Program) -> None:
     for column in ("parameter", "default", "meaning"):
         table.add_column(column, no_wrap=column == "parameter")
     for entry in data["parameters"]:
-        table.add_row(entry["name"], "required" if entry["required"] else json_module.dumps(entry["default"]), entry["help"])
+        table.add_row(
+            entry["name"], "required" if entry["required"] else json_module.dumps(entry["default"]), entry["help"]
+        )
     console.print(table)
     for i, text in enumerate(program.differs, 1):
         console.print(f"  {i}. {text}" if i > 1 else f"\ndiffers from the paper\n  {i}. {text}", **plain)

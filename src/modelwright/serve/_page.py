@@ -163,7 +163,9 @@ def deciding(outcome: Outcome) -> list[int]:
     if last is not None and outcome.steps[last].purpose == "merge":
         return [last]
     if outcome.decision is not None and outcome.decision.counted and value in voters:
-        return [i for i, s in enumerate(outcome.steps) if s.value == value and s.purpose not in ("select", "rank", "verify")]
+        return [
+            i for i, s in enumerate(outcome.steps) if s.value == value and s.purpose not in ("select", "rank", "verify")
+        ]
     return [] if last is None else [last]
 
 
@@ -192,7 +194,9 @@ def tree(outcome: Outcome) -> Html:
     question, end = (_EDGE, middle), (_EDGE + (len(columns) + 1) * (_WIDE + _GAP_X), middle)
     won = deciding(outcome)
     lines = [_line(question, places[i], won=False) for i, step in enumerate(steps) if not step.shown]
-    lines += [_line(places[j], places[i], won=i in won and j in won) for i, step in enumerate(steps) for j in step.shown]
+    lines += [
+        _line(places[j], places[i], won=i in won and j in won) for i, step in enumerate(steps) for j in step.shown
+    ]
     lines += [_line(places[i], end, won=True) for i in won]
     cards = [_card(question, "question", "", "", kind="end")]
     for i, step in enumerate(steps):
@@ -224,7 +228,9 @@ def _card(at: tuple[float, float], who: str, value: str, small: str, kind: str, 
     x, y = at
 
     def text(down: int, words: str, name: str) -> Html:
-        return html(Html(f'<text class="{name}" x="{x + 10:g}" y="{y + down:g}">'), _cut(words, _LETTERS), Html("</text>"))
+        return html(
+            Html(f'<text class="{name}" x="{x + 10:g}" y="{y + down:g}">'), _cut(words, _LETTERS), Html("</text>")
+        )
 
     box = Html(f'<rect x="{x:g}" y="{y:g}" width="{_WIDE}" height="{_HIGH}" rx="8"/>')
     inside = html(box, text(22, who, "who"), text(42, value, "value"), text(61, small, "small"))
@@ -246,4 +252,6 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int) -
 
     head = html(*(cell("th", i, text) for i, text in enumerate(headings)))
     body = "".join(f"<tr>{html(*(cell('td', i, text) for i, text in enumerate(row)))}</tr>\n" for row in rows)
-    return Html(f'<div class="wide"><table class="list"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>')
+    return Html(
+        f'<div class="wide"><table class="list"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
+    )

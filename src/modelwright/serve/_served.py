@@ -126,7 +126,9 @@ class Served:
             raise ClosedError("the server is going down")
         if self.running + self.waiting >= self._most + self._queue:
             self.refused += 1
-            raise FullError(f"{self.running} requests are being answered and {self.waiting} wait, which is all that may")
+            raise FullError(
+                f"{self.running} requests are being answered and {self.waiting} wait, which is all that may"
+            )
         self.waiting += 1
         try:
             await self._places.acquire()
@@ -148,7 +150,9 @@ class Served:
         self.stop()
         for session in self._sessions.values():
             await session.close()
-        backends = {id(agent.backend): agent.backend for panel in self.panels.values() for agent in panel.agents.values()}
+        backends = {
+            id(agent.backend): agent.backend for panel in self.panels.values() for agent in panel.agents.values()
+        }
         for backend in backends.values():
             await backend.close()
 
@@ -161,7 +165,9 @@ def with_quorum(panel: Panel, quorum: int) -> Panel:
     """
     assert panel.params is not None
     if "quorum" not in type(panel.params).model_fields:
-        raise InputError(f"the program '{panel.program.name}' of the panel '{panel.name}' knows no quorum", "Leave it out.")
+        raise InputError(
+            f"the program '{panel.program.name}' of the panel '{panel.name}' knows no quorum", "Leave it out."
+        )
     most = sum(count for _, count in panel.params.asked(list(panel.agents)))
     if not 1 <= quorum <= most:
         raise InputError(f"quorum must be in [1, {most}], the replies of '{panel.name}', got {quorum}")

@@ -69,7 +69,12 @@ class Trace:
         }  # fmt: skip
         if outcome is not None:
             votes = [] if outcome.decision is None else [[str(v), n] for v, n in outcome.decision.counted]
-            said |= {"answer": _plain(outcome.value), "text": outcome.text, "votes": votes, "notes": list(outcome.notes)}
+            said |= {
+                "answer": _plain(outcome.value),
+                "text": outcome.text,
+                "votes": votes,
+                "notes": list(outcome.notes),
+            }
             said["replies"] = [
                 {"agent": s.agent, "purpose": s.purpose, "sample": s.sample, "answer": _plain(s.value),
                  "shown": list(s.shown), "cached": s.cached, "seconds": s.seconds, **s.reply.as_json()}

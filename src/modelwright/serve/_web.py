@@ -64,7 +64,9 @@ def application(served: Served, address: Address) -> FastAPI:
     @web.exception_handler(AnyHTTPException)
     async def refused(_request: Request, error: AnyHTTPException) -> JSONResponse:
         kind = "authentication_error" if error.status_code == 401 else "invalid_request_error"
-        return JSONResponse(protocol.error(str(error.detail), kind), error.status_code, headers=dict(error.headers or {}))
+        return JSONResponse(
+            protocol.error(str(error.detail), kind), error.status_code, headers=dict(error.headers or {})
+        )
 
     return web
 
@@ -259,7 +261,9 @@ class _Work:
         if not outcome.text.startswith(told):
             text = "the answer is not how it began, because a reply had to be asked for again; ask once more"
             return [_event(protocol.error(text, "server_error", "stream_broken"))]
-        events = [_event(protocol.chunk(self._trace, text=piece)) for piece in protocol.pieces(outcome.text[len(told) :])]
+        events = [
+            _event(protocol.chunk(self._trace, text=piece)) for piece in protocol.pieces(outcome.text[len(told) :])
+        ]
         events.append(_event(protocol.chunk(self._trace, ended=protocol.finish(outcome))))
         if self._asked.usage:
             events.append(_event(protocol.last_chunk(self._trace, self._asked)))

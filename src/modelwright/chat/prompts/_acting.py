@@ -94,7 +94,9 @@ class Table:
         rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in barred]
         rows = [row for row in rows if not all(re.fullmatch(r":?-+:?", cell) for cell in row)]
         if len(rows) < 2:
-            block = next((part for part in text.split("\n\n") if part.count("\n") and part.count(",") > part.count("\n")), "")
+            block = next(
+                (part for part in text.split("\n\n") if part.count("\n") and part.count(",") > part.count("\n")), ""
+            )
             rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(block)) if row]
         if len(rows) < 2 or len(set(rows[0])) < len(rows[0]) or any(len(row) != len(rows[0]) for row in rows):
             return None
@@ -191,7 +193,9 @@ async def chain_of_table(talk: Talk, params: ActParams) -> Outcome:
     """
     table = Table.read(talk.question)
     if table is None:
-        raise InputError("chain_of_table needs a table in the question", "Write it with a line a row and | between cells.")
+        raise InputError(
+            "chain_of_table needs a table in the question", "Write it with a line a row and | between cells."
+        )
     work = Work(talk, params)
     done: list[str] = []
     while len(done) < params.rounds:
@@ -209,7 +213,9 @@ async def chain_of_table(talk: Talk, params: ActParams) -> Outcome:
         except ValueError as error:
             done.append(f"{operation}, which failed")
             talk.notes.append(f"chain_of_table: {operation} failed: {error}")
-    return work.outcome(await work.answer("table_answer", table=str(table), done=done), operations=done, table=str(table))
+    return work.outcome(
+        await work.answer("table_answer", table=str(table), done=done), operations=done, table=str(table)
+    )
 
 
 _STOP = "A reply that has no call in the form which was asked for is the answer."

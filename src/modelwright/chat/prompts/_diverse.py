@@ -24,16 +24,22 @@ class DiverseParams(TechniqueParams):
     """Parameters of `div_se` and `idiv_se`."""
 
     approaches: list[str] = Field([], description="Ways to solve the task; empty asks the guide for them.")
-    personas: list[str] = Field([], description="Who the model is to be, joined with each approach; empty asks the guide.")
+    personas: list[str] = Field(
+        [], description="Who the model is to be, joined with each approach; empty asks the guide."
+    )
     ensemble_size: Count = Field(5, description="Pairs of persona and approach that are kept.")
-    guide: str = Field("", description="The agent that names approaches and rewrites demonstrations; empty is the agent.")
+    guide: str = Field(
+        "", description="The agent that names approaches and rewrites demonstrations; empty is the agent."
+    )
     num_queries: Count = Field(100, description="How often the guide is asked for approaches.")
     approaches_per_query: Annotated[int, Field(ge=1, le=5)] = Field(5, description="Approaches it names at a time.")
     candidates: Count = Field(8, description="Of all that it names, the most frequent ones that are tried.")
     validation_size: Annotated[int, Field(ge=0)] = Field(
         19, description="Demonstrations that pairs are tried on; 0 takes the first pairs. They come after those shown."
     )
-    shots: Annotated[int, Field(ge=0)] = Field(0, description="Demonstrations that are shown, rewritten for each approach.")
+    shots: Annotated[int, Field(ge=0)] = Field(
+        0, description="Demonstrations that are shown, rewritten for each approach."
+    )
     temperature: Temperature = Field(0.0, description="Of the answers.")
 
     @property
@@ -50,7 +56,8 @@ class SeparateParams(DiverseParams):
     """Parameters of `div_se`."""
 
     combine: Literal["plurality", "weighted", "verify", "merge"] = Field(
-        "plurality", description="A vote; one weighted by accuracy on validation; a verifier; or one more call that reasons over all."
+        "plurality",
+        description="A vote; one weighted by accuracy on validation; a verifier; or one more call that reasons over all.",
     )
     early_stop: bool = Field(True, description="Ask no further when a plurality can no longer change.")
 
@@ -131,7 +138,9 @@ async def _approaches(work: Work, params: DiverseParams, guide: str) -> list[str
     pool = work.materials.demonstrations
     drawn = [xxhash.xxh3_64_intdigest(f"approaches {i}".encode()) % len(pool) for i in range(params.num_queries)]
     asked = [
-        work.about(pool[which].question).say("diverse_approaches", "guide", i, agent=guide, most=params.approaches_per_query)
+        work.about(pool[which].question).say(
+            "diverse_approaches", "guide", i, agent=guide, most=params.approaches_per_query
+        )
         for i, which in enumerate(drawn)
     ]
     names = [name for text in await together(asked) for name in items(text, params.approaches_per_query)]
@@ -154,7 +163,11 @@ async def _rewritten(work: Work, way: Way, params: DiverseParams, guide: str) ->
     shown = work.materials.demonstrations[: params.shots]
     values = {"approach": way.approach, "persona": way.system, "agent": guide, "temperature": 0.0}
     steps = await together([work.about(one.question).answer("diverse_rewrite", **values) for one in shown])
-    kept = [f"{one.question}\n\n{step.reply.text}" for one, step in zip(shown, steps, strict=True) if work.right(step.value, one)]
+    kept = [
+        f"{one.question}\n\n{step.reply.text}"
+        for one, step in zip(shown, steps, strict=True)
+        if work.right(step.value, one)
+    ]
     return Way(way.persona, way.approach, way.accuracy, tuple(kept))
 
 
@@ -245,7 +258,9 @@ def _needs(params: DiverseParams) -> Mapping[str, int]:
 def _prepares(params: DiverseParams, _agents: Sequence[str] = (), pool: int = 0) -> tuple[int, int]:
     """Guide calls, tries on validation, and rewritings."""
     asked = 0 if params.given else params.num_queries + (not params.personas)
-    most_pairs = max(1, len(params.approaches) or params.candidates + 1) * ((len(params.personas) or 3 * (not params.given)) + 1)
+    most_pairs = max(1, len(params.approaches) or params.candidates + 1) * (
+        (len(params.personas) or 3 * (not params.given)) + 1
+    )
     tries = most_pairs * params.validation_size
     return asked, asked + tries + min(params.ensemble_size, most_pairs) * params.shots
 

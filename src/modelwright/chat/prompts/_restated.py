@@ -104,7 +104,9 @@ def extended(rules: Sequence[Rule], most: int = 20) -> list[Rule]:
 
 
 _PROPOSITION = re.compile(r"^\W*([A-Z])\s*[:=]\s*(\S.*)$", re.MULTILINE)
-_IMPLIES = re.compile(r"((?:not|~|\u00ac|!)?\s*\b[A-Z])\b\s*(?:->|=>|\u2192|\u21d2)\s*((?:not|~|\u00ac|!)?\s*\b[A-Z]\b)")
+_IMPLIES = re.compile(
+    r"((?:not|~|\u00ac|!)?\s*\b[A-Z])\b\s*(?:->|=>|\u2192|\u21d2)\s*((?:not|~|\u00ac|!)?\s*\b[A-Z]\b)"
+)
 
 
 def read_logic(text: str) -> tuple[dict[str, str], list[Rule]]:
@@ -158,7 +160,9 @@ async def narrative_of_thought(talk: Talk, params: TechniqueParams) -> Outcome:
     """
     events = _EVENT.findall(talk.question)
     if len(events) < 2:
-        raise InputError("narrative_of_thought needs events in the question", "List them in lines that begin with a dash.")
+        raise InputError(
+            "narrative_of_thought needs events in the question", "List them in lines that begin with a dash."
+        )
     work = Work(talk, params)
     written = as_class(events)
     story = await work.say("narrative_story", "story", code=written)
@@ -186,7 +190,9 @@ class Graph:
     def read(cls, text: str) -> Graph:
         """The edges that a text names, as `A -> B` or `A -- B`; `A - B` is one too."""
         found = [(a, b) for a, _, b in _EDGE.findall(text) if a != b]
-        return cls(list(dict.fromkeys(found)), any(">" in mark or mark == "\u2192" for _, mark, _ in _EDGE.findall(text)))
+        return cls(
+            list(dict.fromkeys(found)), any(">" in mark or mark == "\u2192" for _, mark, _ in _EDGE.findall(text))
+        )
 
     @property
     def neighbours(self) -> dict[str, list[str]]:
@@ -202,7 +208,9 @@ class Graph:
         """The same without the edges that close a cycle, met by depth-first search; each edge once where they go both ways."""
         around, state = self.neighbours, dict[str, int]()
         kept: dict[str, list[str]] = {node: [] for node in around}
-        entered = {end for _, end in self.edges} if self.directed else {n for n, others in around.items() if len(others) > 1}
+        entered = (
+            {end for _, end in self.edges} if self.directed else {n for n, others in around.items() if len(others) > 1}
+        )
         for start in [*[node for node in around if node not in entered], *around]:
             stack = [(start, "", iter(around[start]))] if start not in state else []
             state.setdefault(start, 1)

@@ -76,7 +76,9 @@ async def chain_of_knowledge(talk: Talk, params: KnowledgeParams) -> Outcome:
     corrected: list[str] = []
     for step in steps[: params.rationales]:
         query = await work.say("knowledge_query", "query", rationale=step.reply.text, corrected=corrected)
-        found = [p for p in work.found(query, 10 * params.top_k) if p.source.rpartition(":")[0] in wanted][: params.top_k]
+        found = [p for p in work.found(query, 10 * params.top_k) if p.source.rpartition(":")[0] in wanted][
+            : params.top_k
+        ]
         values = {"rationale": step.reply.text, "corrected": corrected, "passages": _lines(found)}
         corrected.append(await work.say("knowledge_correct", "correct", **values))
     step = await work.answer("knowledge_answer", corrected=corrected)

@@ -21,7 +21,9 @@ _VALUES = {"sure": 20.0, "likely": 1.0, "impossible": 0.001}
 class TreeParams(TechniqueParams):
     """Parameters of `tree_of_thoughts`."""
 
-    search: Literal["bfs", "dfs"] = Field("bfs", description="A beam level by level, or the best thought first, going back.")
+    search: Literal["bfs", "dfs"] = Field(
+        "bfs", description="A beam level by level, or the best thought first, going back."
+    )
     branch: Count = Field(5, description="Thoughts that are proposed after a state.")
     beam: Count = Field(5, description="With bfs: states that are kept at each level.")
     depth: Count = Field(3, description="Levels.")
@@ -146,7 +148,9 @@ async def layer_of_thoughts(talk: Talk, params: LayerParams) -> Outcome:
     work = Work(talk, params)
     left = [f"{p.source}: {p.text}" for p in work.found(talk.question, params.top_k)]
     told = await work.say("layers_plan", "plan", layers=params.layers, options=params.options)
-    layers = [[o.strip() for o in line.split(";") if o.strip()][: params.options] for line in items(told, params.layers)]
+    layers = [
+        [o.strip() for o in line.split(";") if o.strip()][: params.options] for line in items(told, params.layers)
+    ]
     counts = [len(left)]
     for options in layers:
         if len(left) < 2:

@@ -27,17 +27,22 @@ _DEFAULT = {"demonstrations": 20, "template": TEMPLATES, "both": 20}
 class SelfEnsembledParams(TechniqueParams):
     """Parameters of `self_ensembled_icl`."""
 
-    labels: Annotated[list[str], Field(min_length=2)] = Field(description="What answers can be, one token each at best.")
+    labels: Annotated[list[str], Field(min_length=2)] = Field(
+        description="What answers can be, one token each at best."
+    )
     variation: Literal["demonstrations", "template", "both"] = Field("demonstrations", description="What differs.")
     num_variants: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Variants; null is 20, and 4 where templates alone differ."
     )
     num_demonstrations: Annotated[int, Field(ge=0)] = Field(3, description="Demonstrations in a prompt.")
     retriever: Literal["random", "balanced", "bm25"] = Field(
-        "random", description="How demonstrations are drawn: by chance, from each label in turn, or by likeness to the question."
+        "random",
+        description="How demonstrations are drawn: by chance, from each label in turn, or by likeness to the question.",
     )
     combine: Rule = Field("max_prob", description="How one distribution comes of those of the variants.")
-    min_votes: Annotated[int, Field(ge=1)] = Field(1, description="With `majority`: variants that must agree, else it abstains.")
+    min_votes: Annotated[int, Field(ge=1)] = Field(
+        1, description="With `majority`: variants that must agree, else it abstains."
+    )
 
     @property
     def variants(self) -> list[tuple[int, int]]:
@@ -70,7 +75,10 @@ def drawn(
         order = [*near, *(i for i in range(len(others)) if i not in near)]
         start = (draw * count) % max(1, len(order) - count + 1)
         return [others[i] for i in reversed(order[start : start + count])]
-    key = {i: xxhash.xxh3_64_intdigest(f"{draw}\x1f{question}\x1f{i}".encode("utf-8", "surrogatepass")) for i in range(len(others))}
+    key = {
+        i: xxhash.xxh3_64_intdigest(f"{draw}\x1f{question}\x1f{i}".encode("utf-8", "surrogatepass"))
+        for i in range(len(others))
+    }
     order = sorted(key, key=key.__getitem__)
     if how == "balanced":
         by_answer: dict[str, list[int]] = {}
@@ -101,7 +109,9 @@ async def self_ensembled_icl(talk: Talk, params: SelfEnsembledParams) -> Outcome
     return talk.outcome(text, value, facts=facts)
 
 
-async def _scored(work: Work, params: SelfEnsembledParams, pool: Sequence[Demonstration], draw: int, template: int) -> Any:
+async def _scored(
+    work: Work, params: SelfEnsembledParams, pool: Sequence[Demonstration], draw: int, template: int
+) -> Any:
     shown = drawn(pool, work.talk.question, params.num_demonstrations, draw, params.retriever)
     pairs = [(one.question, one.answer) for one in shown]
     values = {"question": work.talk.question, "labels": params.labels, "pairs": pairs}

@@ -113,7 +113,9 @@ async def echo(talk: Talk, params: EchoParams) -> Outcome:
     async def make(inner: Work) -> list[Demonstration]:
         shown = await _automatic(inner, params)
         for turn in range(params.rounds):
-            order = sorted(range(len(shown)), key=lambda i: xxhash.xxh3_64_intdigest(f"{params.seed} {turn} {i}".encode()))
+            order = sorted(
+                range(len(shown)), key=lambda i: xxhash.xxh3_64_intdigest(f"{params.seed} {turn} {i}".encode())
+            )
             for i in order:
                 others = [_written(one) for j, one in enumerate(shown) if j != i]
                 step = await inner.about(shown[i].question).answer("chain_of_thought", examples=others)
@@ -131,7 +133,9 @@ class ActiveParams(TechniqueParams):
 
     samples: Annotated[int, Field(ge=2)] = Field(5, description="Answers to each question of the pool.")
     shots: Count = Field(4, description="Questions that are shown: the least certain ones.")
-    uncertainty: Literal["disagreement", "entropy", "variance"] = Field("disagreement", description="How doubt is measured.")
+    uncertainty: Literal["disagreement", "entropy", "variance"] = Field(
+        "disagreement", description="How doubt is measured."
+    )
 
     @property
     def sampled(self) -> int:
@@ -191,7 +195,9 @@ async def active_prompt(talk: Talk, params: ActiveParams) -> Outcome:
             "Write down how they are solved, under `reasoning`.",
         )
     examples = [work.example(one) for one in chosen]
-    return work.outcome(await work.answer("chain_of_thought", examples=examples), shown=[one.question for one in chosen])
+    return work.outcome(
+        await work.answer("chain_of_thought", examples=examples), shown=[one.question for one in chosen]
+    )
 
 
 class DenoisingParams(TechniqueParams):
@@ -218,7 +224,9 @@ async def contrastive_denoising(talk: Talk, params: DenoisingParams) -> Outcome:
     known = [d for d in talk.materials.demonstrations if d.reasoning]
     clean = next((d for d in known if not d.noisy), None)
     if clean is None:
-        raise InputError("contrastive_denoising needs a demonstration with clean reasoning", "Leave `noisy` out of one.")
+        raise InputError(
+            "contrastive_denoising needs a demonstration with clean reasoning", "Leave `noisy` out of one."
+        )
 
     async def make(inner: Work) -> list[list[str]]:
         """Of each noisy demonstration the rephrasings whose answer is the right one."""
@@ -233,9 +241,7 @@ async def contrastive_denoising(talk: Talk, params: DenoisingParams) -> Outcome:
         return await together([mended(one) for one in noisy])
 
     mended = await work.prepared("contrastive_denoising", make)
-    contexts = [
-        [work.example(clean), *(own[i % len(own)] for own in mended if own)] for i in range(params.contexts)
-    ]
+    contexts = [[work.example(clean), *(own[i % len(own)] for own in mended if own)] for i in range(params.contexts)]
     turns = [(i % params.contexts, i // params.contexts) for i in range(params.samples)]
     steps = await together([work.answer("chain_of_thought", s, examples=contexts[c]) for c, s in turns])
     return work.vote(steps, mended=[len(own) for own in mended])
@@ -308,7 +314,9 @@ async def _with_buffer(work: Work, params: BufferParams, buffer: Buffer) -> Outc
                 learned = buffer.add(ThoughtTemplate(name, description, "\n".join(steps)), params.novelty)
             case _:
                 work.talk.notes.append("buffer_of_thoughts: no template could be read")
-    return work.outcome(step, template=template.name if template else None, learned=learned, known=len(buffer.templates))
+    return work.outcome(
+        step, template=template.name if template else None, learned=learned, known=len(buffer.templates)
+    )
 
 
 AUTO_COT = Program(

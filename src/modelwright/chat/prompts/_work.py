@@ -39,7 +39,9 @@ class Formula:
     def __call__(self, params: Any, agents: Sequence[str] = (), pool: int = 0) -> tuple[int, int]:
         """The two numbers."""
         said = {name: getattr(params, name) for name in type(params).model_fields}
-        names = {name: len(v) if isinstance(v, list) else v for name, v in said.items() if isinstance(v, (int, float, list))}
+        names = {
+            name: len(v) if isinstance(v, list) else v for name, v in said.items() if isinstance(v, (int, float, list))
+        }
         names = {**names, "agents": len(agents), "pool": pool}
         return int(arithmetic(self.least, names)), int(arithmetic(self.most or self.least, names))
 
