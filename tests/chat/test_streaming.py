@@ -149,9 +149,13 @@ def test_half_a_reply_is_not_kept_and_its_most_is_counted() -> None:
         session = Session(ledger=Ledger(10.0))
         request = whom.request(user("Q?"))
         heard: list[Piece] = []
-        with pytest.raises(BrokenOffError, match="the scripted backend 'script' breaks off") as found:
+
+        async def listen_to_it() -> None:
             async for piece in session.stream(whom, request):
                 heard.append(piece)
+
+        with pytest.raises(BrokenOffError, match="the scripted backend 'script' breaks off") as found:
+            await listen_to_it()
         assert heard == ["The", " answer"]
         assert found.value.resumable
         assert session.cache.get(request.key(whom.backend.model)) is None

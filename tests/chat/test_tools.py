@@ -172,7 +172,7 @@ def test_passages_of_files_are_found(tmp_path: Path) -> None:
     assert [p.source for p in found.search("400", 5)] == ["a.md:2"]
     assert found.search("zebra", 3) == []
     with pytest.raises(
-        InputError, match="documents must be folders or files of .txt, .md, .rst, .jsonl, got 'image.png'"
+        InputError, match=r"documents must be folders or files of \.txt, \.md, \.rst, \.jsonl, got 'image.png'"
     ):
         Retriever.of_files([tmp_path / "image.png"])
     with pytest.raises(InputError, match="the document cannot be read: No such file"):

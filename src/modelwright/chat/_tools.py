@@ -257,12 +257,12 @@ class Call:
 
 
 def read_call(text: str) -> Call | None:
-    """The call that a reply ends with; None where its last line is none.
+    r"""The call that a reply ends with; None where its last line is none.
 
     Only the last line counts, so that a call which a reply quotes from somewhere calls nothing.
 
     Example:
-        >>> read_call('I must add.\\nAction: calculator {"expression": "1 + 1"}').name
+        >>> read_call('I must add.\nAction: calculator {"expression": "1 + 1"}').name
         'calculator'
     """
     lines = text.rstrip().splitlines()

@@ -73,7 +73,11 @@ class TransformersBackend:
         """
         loop = asyncio.get_running_loop()
         texts: asyncio.Queue[str | None] = asyncio.Queue()
-        future = self._join(request, lambda text: loop.call_soon_threadsafe(texts.put_nowait, text))
+
+        def heard(text: str) -> None:
+            loop.call_soon_threadsafe(texts.put_nowait, text)
+
+        future = self._join(request, heard)
         future.add_done_callback(lambda _done: texts.put_nowait(None))
         said = ""
         while (text := await texts.get()) is not None:

@@ -55,7 +55,8 @@ def example(program: Program) -> Any:
     required = {
         n: ["a", "b"] for n, f in program.params.model_fields.items() if f.is_required() and "list" in str(f.annotation)
     }
-    return program.params.model_construct(**required) if required else program.params()
+    given: dict[str, Any] = dict(required)
+    return program.params.model_construct(None, **given) if given else program.params()
 
 
 def calls_text(program: Program) -> str:

@@ -37,14 +37,13 @@ async def self_refine(talk: Talk, params: RefineParams) -> Outcome:
     work = Work(talk, params)
     step = await work.answer("zero_shot")
     rounds = 0
-    for rounds in range(params.rounds):
+    while rounds < params.rounds:
         draft = step.reply.text
         feedback = await work.say("self_refine_feedback", "feedback", draft=draft)
         if word(feedback, ("stop",)):
             break
         step = await work.answer("self_refine_rewrite", draft=draft, feedback=feedback)
-    else:
-        rounds = params.rounds
+        rounds += 1
     return work.outcome(step, rewritten=rounds)
 
 

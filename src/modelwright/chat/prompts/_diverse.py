@@ -209,10 +209,10 @@ _HEADER = re.compile(r"^\W*approach\s*(\d+)\b[^\n]*$", re.IGNORECASE | re.MULTIL
 
 
 def blocks_of(text: str) -> list[str]:
-    """The parts of a reply that begin with `Approach 1`, `Approach 2` and so on, one for each number, in order.
+    r"""The parts of a reply that begin with `Approach 1`, `Approach 2` and so on, one for each number, in order.
 
     Example:
-        >>> [part.strip() for part in blocks_of("Approach 1: a\\nSo 4.\\nApproach 2: b\\nSo 5.")]
+        >>> [part.strip() for part in blocks_of("Approach 1: a\nSo 4.\nApproach 2: b\nSo 5.")]
         ['So 4.', 'So 5.']
     """
     found = list(_HEADER.finditer(text))

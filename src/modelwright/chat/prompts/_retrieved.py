@@ -70,7 +70,7 @@ async def chain_of_knowledge(talk: Talk, params: KnowledgeParams) -> Outcome:
     homes = [home for home in groups([step.value for step in steps], talk.same) if home is not None]
     if homes and 2 * Counter(homes).most_common(1)[0][1] > len(steps):
         return work.vote(steps, agreed=True)
-    sources = sorted({p.source.rpartition(":")[0] for p in talk.materials.documents.passages})
+    sources = sorted({p.source.rpartition(":")[0] for p in work.materials.documents.passages})
     said = await work.say("knowledge_domains", "choose", sources=sources)
     wanted = [sources[i] for i in numbers(said, len(sources))] or sources
     corrected: list[str] = []

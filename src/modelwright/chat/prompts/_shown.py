@@ -58,7 +58,7 @@ def clustered(questions: Sequence[str], clusters: int, seed: int = 0) -> list[li
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     found: Any = TfidfVectorizer().fit_transform(questions).toarray()  # type: ignore[reportAttributeAccessIssue]
-    model = KMeans(clusters, n_init=10, random_state=seed).fit(found)
+    model: Any = KMeans(clusters, n_init=10, random_state=seed).fit(found)  # type: ignore[reportArgumentType]
     far = ((found - model.cluster_centers_[model.labels_]) ** 2).sum(axis=1)
     order = sorted(range(len(questions)), key=lambda i: (round(float(far[i]), 9), i))
     homes = [[i for i in order if model.labels_[i] == home] for home in range(clusters)]

@@ -183,10 +183,10 @@ _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)```", re.DOTALL)
 
 
 def items(text: str, most: int) -> list[str]:
-    """The items of a numbered or dashed list, up to so many.
+    r"""The items of a numbered or dashed list, up to so many.
 
     Example:
-        >>> items("1. Add.\\n2) Halve.", 5)
+        >>> items("1. Add.\n2) Halve.", 5)
         ['Add.', 'Halve.']
     """
     return [item.strip() for item in _ITEM.findall(text)][:most]
