@@ -163,6 +163,8 @@ def facts(method: Method, data: Mapping[str, Any]) -> str:
     if method.base != "ignored":
         rows["models"] += " beside the base"
     rows["base"] = NO_BASE[method.base]
+    if method.parts is not None:
+        rows["outcome"] = "a [bundle](../bundles.md): what the tasks share, and a part for each task"
     scope, paper_scope = (by_semantics(method, semantics) for semantics in ("community", "paper"))
     rows["scope"] = scope if scope == paper_scope else f"{scope}; `semantics: paper`: {paper_scope}"
     cost, paper_cost = (cost_text(*method.cost(semantics)) for semantics in ("community", "paper"))

@@ -80,15 +80,19 @@ def read(folder: Path) -> Arrays:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Every file of a folder by name; of the manifest all but its `run` part."""
+    """Every file of a folder by name; of manifests, also those of a bundle's members, all but their `run` part."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             found[path.relative_to(folder).as_posix()] = path.read_bytes()
-    if "manifest.json" in found:
-        manifest = json.loads(found["manifest.json"])
-        del manifest["run"]
-        found["manifest.json"] = json.dumps(manifest)
+    for name in [name for name in found if name.rpartition("/")[2] == "manifest.json"]:
+        try:
+            manifest = json.loads(found[name])
+        except ValueError:  # of another program
+            continue
+        if isinstance(manifest, dict):
+            manifest.pop("run", None)
+        found[name] = json.dumps(manifest)
     return found
 
 

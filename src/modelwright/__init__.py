@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         open as open,
         push as push,
         registry as registry,
-        verify as verify,
     )
     from modelwright.checkpoint import Checkpoint as Checkpoint, TensorRef as TensorRef
     from modelwright.errors import InputError as InputError, RunError as RunError
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
         diff as diff,
         extract as extract,
         inspect as inspect,
+        verify as verify,
     )
 
 _HOMES = {
@@ -51,7 +51,7 @@ _HOMES = {
     "METHODS": "methods", "Method": "methods", "Records": "evaluate", "RunError": "errors", "Task": "evaluate",
     "TensorRef": "checkpoint", "apply": "surgery", "card": "api", "compare": "evaluate", "convert": "surgery", "diff": "surgery", "eval": "evaluate",
     "extract": "surgery", "inspect": "surgery", "merge": "api", "open": "api", "push": "api", "registry": "api",
-    "study": "studies", "task": "evaluate", "verify": "api",
+    "study": "studies", "task": "evaluate", "verify": "surgery",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022

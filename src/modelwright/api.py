@@ -12,11 +12,13 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import xxhash
 
+from modelwright.architectures import is_table
+from modelwright.bundle import WeightBundle, bundle_of, check_members, is_bundle, open_weights
 from modelwright.checkpoint import Checkpoint, is_url, open as open_checkpoint, plain_path, user_path
 from modelwright.engine import (
     LICENCES,
@@ -44,7 +46,68 @@ from modelwright.errors import InputError, Problem, did_you_mean, listing
 from modelwright.methods import METHODS, Method, Registry
 from modelwright.recipe import SIDE_SUFFIXES, Plan, Stage, load_recipe, resolve, stages_of
 
-open = open_checkpoint
+
+def open(ref: Any, *, folder: str | Path | None = None, label: str | None = None) -> Checkpoint | WeightBundle:
+    """Open anything that is named tensors, or a bundle of weights; only headers are read.
+
+    Args:
+        ref: What `modelwright.checkpoint.open` takes: a folder, a file, a Hub id, a URL, a module, a state dict, ...; or the
+            folder of a bundle of weights; or `BUNDLE#TASK` for the model of one of its tasks.
+        folder: Where relative paths start; default the working directory.
+        label: What to call it in messages; default the reference itself.
+
+    Returns:
+        A lazy `Checkpoint`, or a `WeightBundle`.
+
+    Raises:
+        InputError: It does not exist, is damaged, is quantised, or holds something else.
+
+    Example:
+        >>> import numpy as np
+        >>> open({"w": np.ones((2, 2), np.float32)})["w"].shape
+        (2, 2)
+    """
+    place = bundle_at(ref, folder)
+    if place is None:
+        return open_checkpoint(ref, folder=folder, label=label)
+    path, task = place
+    found = open_weights(path, known=registry(), label=label or str(ref))
+    return found if task is None else _task(path, task, label or str(ref))
+
+
+def open_model(ref: Any, *, folder: str | Path | None = None, label: str | None = None) -> Checkpoint:
+    """The same where one model is wanted: a bundle's task has to be named.
+
+    Raises:
+        InputError: As `open`; also where it is a bundle as a whole.
+    """
+    if isinstance(ref, WeightBundle):
+        raise InputError(f"{ref.label} is a bundle, not one model", f"Take the model of a task: {listing(ref.tasks)}.")
+    place = bundle_at(ref, folder)
+    if place is None or place[1] is None:
+        return open_checkpoint(ref, folder=folder, label=label)
+    return _task(place[0], place[1], label or str(ref))
+
+
+def _task(path: Path, task: str, label: str) -> Checkpoint:
+    found = open_weights(path, known=registry()).task(task)
+    found.label = label
+    return found
+
+
+def bundle_at(ref: Any, folder: str | Path | None) -> tuple[Path, str | None] | None:
+    """The folder of a bundle, and the task after a #; an existing path wins."""
+    if not isinstance(ref, str | Path) or is_url(str(ref)):
+        return None
+    for start in ([Path(folder)] if folder else []) + [Path()]:
+        for text, task in ((str(ref), None), tuple(str(ref).rpartition("#")[::2])):
+            try:
+                path = start / Path(plain_path(text)).expanduser()
+                if text and is_bundle(path):
+                    return path, task
+            except (OSError, RuntimeError):  # a text too long for a path, ~name of nobody
+                continue
+    return None
 
 
 def registry(plugins: Sequence[str | Path] = ()) -> Registry:
@@ -115,6 +178,12 @@ def plugin_module(path: Path) -> ModuleType:
     return module
 
 
+@overload  # by the names of the library's own methods with parts; others, and recipes, are told at run time
+def merge(  # pyright: ignore[reportOverlappingOverload]
+    models: Iterable[Any], *, method: Literal["emr", "tall_mask", "twin_merging"], **options: Any
+) -> WeightBundle: ...
+@overload
+def merge(models: str | Path | Mapping[str, Any] | Iterable[Any], **options: Any) -> Checkpoint: ...
 def merge(
     models: str | Path | Mapping[str, Any] | Iterable[Any],
     *,
@@ -128,7 +197,7 @@ def merge(
     overrides: Sequence[str] = (),
     plugins: Sequence[str | Path] = (),
     **parameters: Any,
-) -> Checkpoint:
+) -> Checkpoint | WeightBundle:
     """Merge models, or run a recipe. Nothing is computed before it is read or saved.
 
     Args:
@@ -147,7 +216,8 @@ def merge(
             one value a model. `lambda` is written `lambda_`; `weight` is 1 for each model unless given.
 
     Returns:
-        A lazy `Checkpoint`: read single tensors, `.arrays()`, `.state_dict()`, or `.save(folder)`, which streams.
+        A lazy `Checkpoint`: read single tensors, `.arrays()`, `.state_dict()`, or `.save(folder)`, which streams. Of methods
+        that keep a part for each task a `WeightBundle`: `.task(name)` is such a checkpoint, `.save(folder)` writes them all.
 
     Raises:
         InputError: Anything is wrong with the recipe, the models or the parameters; nothing was written.
@@ -169,9 +239,9 @@ def merge(
                 f"a recipe says itself what {', '.join(named)} is", "Use overrides=['density=0.5'] to change it."
             )
         sets = [*overrides, *(f"{key}={value}" for key, value in given.items())]
-        return Job.from_recipe(models, sets, known).checkpoint()  # type: ignore[arg-type]
+        return Job.from_recipe(models, sets, known).outcome()  # type: ignore[arg-type]
     data, objects, notes = direct_recipe(models, method, base, parameters, known)
-    return Job.from_recipe(data | given, overrides, known, objects, notes).checkpoint()
+    return Job.from_recipe(data | given, overrides, known, objects, notes).outcome()
 
 
 def _dtype_text(value: Any) -> str:
@@ -228,7 +298,7 @@ class _Names:
         if isinstance(model, str | Path):
             return str(model)
         if id(model) not in self._known:
-            opened = open_checkpoint(model, label=None)
+            opened = open_model(model)
             label = fallback if opened.path is None or opened.label in self.objects else opened.label
             self._known[id(model)] = label
             self.objects[label] = _labelled(opened, label)
@@ -276,6 +346,7 @@ def verify(
     rerun: bool = False,
     folder: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
+    remake: Callable[[Mapping[str, Any], Path], Job] | None = None,
     **options: Any,
 ) -> Verification:
     """Check the output of a merge: every byte against the hashes of its manifest.
@@ -286,6 +357,7 @@ def verify(
             tolerance that the method's record allows.
         folder: Where the recipe's relative paths start; default where they started when it was merged.
         plugins: Python files with further methods.
+        remake: (what a manifest says of a model that no recipe names, where relative paths start) -> the recipe bound to it.
         **options: Fields of `modelwright.engine.Options`.
 
     Returns:
@@ -297,6 +369,10 @@ def verify(
     place = out if is_url(str(out)) else user_path(plain_path(str(out)))
     choice = Options(**options)
     found = verify_files(place, choice)
+    if isinstance(place, Path) and is_bundle(place):
+        if rerun:
+            raise InputError("a bundle cannot be made again as a whole", f"Its shared weights can: {out}/shared.")
+        return found if found.problems else replace(found, problems=tuple(check_members(place)))
     if not rerun or found.problems:
         return found
     manifest = read_manifest(place)
@@ -305,10 +381,22 @@ def verify(
     made = {"device": device, "allow_nonfinite": run.get("allow_nonfinite") is True}
     choice = replace(choice, **(made | options))
     start = user_path(folder) if folder is not None else Path(str(run.get("folder", "")))
-    stages = stages_of(text, f"the recipe in {out}/manifest.json")
-    plan = Job(stages, start, text, registry(plugins), {}).plans()[-1]
+    origin = manifest.get("origin")
+    if origin is not None and remake is not None:
+        job = remake(origin, start)
+    else:
+        stages = stages_of(text, f"the recipe in {out}/manifest.json")
+        job = Job(stages, start, text, registry(plugins), {})
+    plan = _plan_of_step(job, manifest.get("resolved"))
     problems, notes = verify_again(plan, place, choice)
     return replace(found, problems=tuple(problems), notes=(*found.notes, *note, *notes))
+
+
+def _plan_of_step(job: Job, resolved: Any) -> Plan:
+    """The plan of the step that a manifest is of; of what has no steps, the only one."""
+    step = resolved.get("name") if is_table(resolved) else None
+    plans = {stage.name: plan for stage, plan in zip(job.stages, job.plans(), strict=True)}
+    return plans.get(str(step), job.plans()[-1])
 
 
 def card(
@@ -418,9 +506,10 @@ class Job:
         known: Registry,
         objects: Mapping[str, Checkpoint],
         notes: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
     ):
         self.stages = stages
-        self._notes = tuple(notes)
+        self._notes, self._origin = tuple(notes), origin
         self._folder, self._text, self._known, self._objects = folder, text, known, dict(objects)
         self._opened: dict[str, Checkpoint] = {}
         self._plans: list[Plan] = []
@@ -432,14 +521,23 @@ class Job:
         known: Registry,
         objects: Mapping[str, Checkpoint] | None = None,
         notes: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
     ) -> Job:
         """Read a recipe.
+
+        Args:
+            recipe: A file, or the recipe as a dict.
+            overrides: `key=value` texts.
+            known: The known methods.
+            objects: Models that it names and that are no files, by name.
+            notes: What the user should know beside.
+            origin: How such a model is made, for the manifest, so that it can be made again.
 
         Raises:
             InputError: It is not valid.
         """
         stages, folder, text = load_recipe(recipe, overrides, known)
-        return Job(stages, folder, text, known, objects or {}, notes)
+        return Job(stages, folder, text, known, objects or {}, notes, origin)
 
     def plans(self) -> list[Plan]:
         """The plan of every stage; later ones see the results of earlier ones without computing them.
@@ -451,11 +549,26 @@ class Job:
             results: dict[str, Checkpoint] = {}
             for stage in self.stages:
                 self._plans.append(self._plan(stage, results))
+                if self._plans[-1].method.parts is not None and stage is not self.stages[-1]:
+                    raise InputError(
+                        f"{self._plans[-1].method.name} makes a bundle, which no later step can merge",
+                        "Only the last step can make one.",
+                        f"step {stage.name}",
+                    )
                 results[stage.name] = lazy(self._plans[-1], stage.name, self.save)
         return self._plans
 
+    def outcome(self) -> Checkpoint | WeightBundle:
+        """The result, computed when it is read or saved: a model, or what methods with parts for tasks make."""
+        plan = self.plans()[-1]
+        return (
+            self.checkpoint()
+            if plan.method.parts is None
+            else bundle_of(plan, self.stages[-1].name or plan.method.name)
+        )
+
     def checkpoint(self) -> Checkpoint:
-        """The result, computed when it is read or saved."""
+        """The result as one model, computed when it is read or saved; of a method with parts, what its tasks share."""
         plans = self.plans()
         return lazy(plans[-1], self.stages[-1].name or "merge", self.save)
 
@@ -471,12 +584,12 @@ class Job:
             RunError: Reading or writing failed.
         """
         choice = Options(**options)
-        if choice.gguf is not None:
-            return self._save_gguf(out, choice)
         plans = self.plans()
+        if choice.gguf is not None and plans[-1].method.parts is None:
+            return self._save_gguf(out, choice)
         place = destination(out, choice)
         if len(plans) == 1:
-            return execute(plans[0], out, choice)
+            return self._execute(plans[0], out, choice)
         for plan in plans:
             check_inputs(plan, place)
         check_engine(self._objects.values(), choice)
@@ -491,16 +604,25 @@ class Job:
             if stage.name in undone:
                 execute(self._plan(stage, results), folder, replace(choice, overwrite=False, staging=None))
             results[stage.name] = open_checkpoint(folder, label=stage.name)
-        result = execute(self._plan(self.stages[-1], results), out, choice)
+        result = self._execute(self._plan(self.stages[-1], results), out, choice)
         kept = f"the results of the steps are kept in '{place.steps}' for the next run; delete it when you are content"
         return replace(result, notes=(*result.notes, kept))
+
+    def _execute(self, plan: Plan, out: str | Path, choice: Options) -> Result:
+        if plan.method.parts is None:
+            if choice.refer_base:
+                raise InputError(f"--refer-base (refer_base=) is for bundles, and {plan.method.name} makes one model")
+            return execute(plan, out, choice)
+        return bundle_of(plan, plan.method.name).save(out, **vars(choice))
 
     def _save_gguf(self, out: str | Path, choice: Options) -> Result:
         """Write the result as a GGUF file; computed in float32 unless the recipe says otherwise, to be rounded only once."""
         last = self.stages[-1]
         if last.recipe.out_dtype is None and last.recipe.dtype is None:
             last = replace(last, recipe=last.recipe.model_copy(update={"out_dtype": "float32"}))
-        job = Job([*self.stages[:-1], last], self._folder, self._text, self._known, self._objects, self._notes)
+        job = Job(
+            [*self.stages[:-1], last], self._folder, self._text, self._known, self._objects, self._notes, self._origin
+        )
         plan = job.plans()[-1]
         return execute_gguf(plan, lazy(plan, last.name or "merge", self.save, choice), out, choice)
 
@@ -514,7 +636,8 @@ class Job:
     def _plan(self, stage: Stage, results: Mapping[str, Checkpoint]) -> Plan:
         opener = self._opener(results)
         plan = resolve(stage.recipe, opener=opener, registry=self._known, lines=stage.lines, text=self._text)
-        return replace(plan, notes=(*self._notes, *plan.notes), folder=str(self._folder.absolute()))
+        notes, folder = (*self._notes, *plan.notes), str(self._folder.absolute())
+        return replace(plan, notes=notes, folder=folder, origin=self._origin)
 
     def _opener(self, results: Mapping[str, Checkpoint]) -> Callable[[str], Checkpoint]:
         def opener(reference: str) -> Checkpoint:
@@ -528,7 +651,7 @@ class Job:
                     raise InputError(
                         f"the step '{reference}' is not made before this one", "A step can use the steps above it."
                     )
-                self._opened[reference] = open_checkpoint(reference, folder=self._folder)
+                self._opened[reference] = open_model(reference, folder=self._folder)
             return self._opened[reference]
 
         return opener

@@ -97,6 +97,20 @@ class MissingExtraError(InputError):
         )
 
 
+def needs(package: str, what: str, extra: str = "eval") -> Any:
+    """An optional package, imported; named with its extra where it is missing.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(what, package.partition(".")[0], extra) from error
+
+
 class RunError(RuntimeError):
     """The input was accepted, but the run failed (disk, memory, a result that is not finite). Exit code 1.
 

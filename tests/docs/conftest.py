@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from .pages import DOCS, blocks, save
 
 MODELS = ("base", "math", "code", "first", "second", "third")
+#: Models with tokenizers, and their words.
+TALKERS = {"small": "the a cat dog runs sleeps . ,", "chat": ". , the cat mouse eats sleeps !"}
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +19,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(MODELS):
         save(folder / name, seed)
+    for seed, (name, words) in enumerate(TALKERS.items(), len(MODELS)):
+        save(folder / name, seed)
+        vocabulary = {word: i for i, word in enumerate(words.split())}
+        table = {
+            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "."},
+            "pre_tokenizer": {"type": "Whitespace"},
+        }
+        (folder / name / "tokenizer.json").write_text(json.dumps({**table, "added_tokens": []}), encoding="utf-8")
     return folder
 
 
@@ -23,7 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workshop(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The models, also below path/to, and the first recipe."""
     (tmp_path / "path" / "to").mkdir(parents=True)
-    for name in MODELS:
+    for name in (*MODELS, *TALKERS):
         (tmp_path / name).symlink_to(models / name)
         (tmp_path / "path" / "to" / name).symlink_to(models / name)
     (first,) = (block for block in blocks(DOCS / "index.md", "yaml") if block.file == "ties.yml")

@@ -32,7 +32,9 @@ YAML = [block for page in PAGES for block in blocks(page, "yaml")]
 TASKS = [pytest.param(b, id=b.id) for b in YAML if re.search(r"^data:", b.text, re.MULTILINE)]
 GATES = [pytest.param(b, id=b.id) for b in YAML if re.search(r"^systems:", b.text, re.MULTILINE)]
 RECIPES = [
-    pytest.param(b, id=b.id) for b in YAML if not re.search(r"^(data|systems|kind: panel)\b", b.text, re.MULTILINE)
+    pytest.param(b, id=b.id)
+    for b in YAML
+    if b.run and not re.search(r"^(data|systems|kind: panel)\b", b.text, re.MULTILINE)
 ]
 PANELS = [pytest.param(b, id=b.id) for b in YAML if re.search(r"^kind: panel$", b.text, re.MULTILINE)]
 LINES = [

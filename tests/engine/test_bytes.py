@@ -20,7 +20,7 @@ from safetensors import safe_open
 import modelwright as mw
 import tiny_folders as tiny
 from modelwright.api import Job, registry
-from modelwright.methods.merging import ties
+from modelwright.methods.merging import breadcrumbs, ties
 
 HEAD = "lm_head.weight"
 RECIPES = {
@@ -97,7 +97,7 @@ def test_every_method_gives_the_same_bytes_in_any_process(here: Path) -> None:
         subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
         found.append({name: tiny.contents(here / out / name) for name in mw.METHODS})
     assert found[0] == found[1] == found[2]
-    assert all("model.safetensors" in contents for contents in found[0].values())
+    assert all({"model.safetensors", "shared/model.safetensors"} & set(contents) for contents in found[0].values())
 
 
 def test_same_bytes_from_another_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +244,32 @@ def test_whole_model_ties_deals_ties_in_the_order_of_the_output(here: Path) -> N
     flat = {name: np.ones(4, "f4") for name in base}  # every entry ties with every other
     merged = mw.merge([flat], base=base, method="ties", scope="model", density=0.35).arrays()
     assert [int(merged[f"layers.{i}.w"].sum()) for i in range(5)] == [4, 3, 0, 0, 0]
+
+
+@pytest.mark.parametrize("kernels", ["never", "always"])
+def test_breadcrumbs_of_layers_are_those_of_each_layer_laid_end_to_end(kernels: Any, here: Path) -> None:
+    """Outside the layers each tensor is one of its own; layers may have shares of their own."""
+    density, gamma = [0.2, 0.4, 0.6, 1.0], 0.1
+    parameters = {"density": [{"filter": "layers", "value": density}, {"value": 0.5}], "gamma": gamma, "weight": 1.0}
+    recipe = {"merge_method": "breadcrumbs", "base_model": "base", "models": [{"model": "a"}, {"model": "b"}]}
+    mw.merge({**recipe, "parameters": {**parameters, "scope": "layer"}}).save("out", kernels=kernels)
+    out = tiny.read(here / "out")
+    models = [tiny.arrays(seed) for seed in range(3)]
+    layers = [[name for name in out if f"layers.{i}." in name] for i in range(4)]
+    for names, share in (*zip(layers, density, strict=True), *(([n], 0.5) for n in out if "layers." not in n)):
+        base, a, b = (np.concatenate([arrays[name].reshape(-1) for name in names]) for arrays in models)
+        expected = breadcrumbs([a, b], base=base, density=share, gamma=gamma)
+        np.testing.assert_array_equal(np.concatenate([out[name].reshape(-1) for name in names]), expected)
+
+
+def test_a_layer_has_one_share(here: Path) -> None:
+    shares = [{"filter": "mlp", "value": 0.3}, {"value": 0.5}]
+    recipe = {"merge_method": "breadcrumbs", "base_model": "base", "models": [{"model": "a"}]}
+    with pytest.raises(
+        mw.InputError,
+        match="breadcrumbs: 'density' must have one value for all tensors, because it is counted over the layer",
+    ):
+        mw.merge({**recipe, "parameters": {"density": shares, "weight": 1.0, "scope": "layer"}})
 
 
 # --- accounting ----------------------------------------------------------------------------------------------------

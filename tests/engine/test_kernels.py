@@ -60,6 +60,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("breadcrumbs_ties", {"density": 0.1, "gamma": [0, 0.1, 0.99]}),
     ("breadcrumbs", {"density": 0.5, "gamma": 0.1, "order": "keep_first"}),
     ("breadcrumbs", {"density": 0.3, "gamma": 0.02, "scope": "model"}),
+    ("breadcrumbs", {"density": 0.3, "gamma": 0.02, "scope": "layer"}),
+    ("breadcrumbs_ties", {"density": [0.3, 1, 0.001], "gamma": [0.02, 0.1, 0.3], "scope": "layer", "rescale": True}),
     ("breadcrumbs", {"density": [0.3, 1, 0.001], "gamma": [0.02, 0.1, 0.3], "scope": "model", "rescale": True}),
     ("breadcrumbs_ties", {"density": 0.2, "gamma": [0, 0.02, 0.5], "scope": "model", "order": "keep_first"}),
     ("wise_ft", {"alpha": 0.3}),
@@ -78,6 +80,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("della", {"density": [0.2, 1, 0], "epsilon": 0.1, "rescale": "l2", "normalize": False}),
     ("della", {"density": 0.6, "rescale": "expectation"}),
     ("della_linear", {"density": [0.5, 0.7, 0.3], "epsilon": [0.49, 0, 0.2], "weight": 0.4, "rescale": False}),
+    ("emr", {}),
+    ("tall_mask", {"weight": [1, 0.5, -1], "lambda_": 0.7}),
+    ("twin_merging", {"rank": 2}),
     ("karcher", {}),
     ("multislerp", {"weight": [0.5, 0.2, 0.9]}),
 ]

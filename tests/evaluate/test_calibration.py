@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from comparing_records import part
 from modelwright.errors import InputError
 from modelwright.evaluate import Convention, Part, calibration, calibration_error, negative_flips, reliability
-from modelwright.evaluate._calibration import top_label_error
+from modelwright.predictions.measures import top_label_error
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("sklearn")

@@ -48,6 +48,16 @@ def test_sce_weighs_by_energy_unless_the_changes_are_below_the_floor() -> None:
         np.testing.assert_allclose(paper, np.full(4, step * 2.8), rtol=1e-12)
 
 
+def test_sce_can_merge_all_entries_with_the_weights_of_the_selected() -> None:
+    """As the official code does: what is selected decides the weights, and nothing else."""
+    deltas = [np.array([4.0, 1.0, -2.0, 0.5]), np.array([-2.0, 1.5, -2.0, 0.5])]  # the first entry varies most
+    found = merging.sce(deltas, base=np.zeros(4), select_topk=0.5, floor=0.0, merged="all")
+    first, second = 16 / 20, 4 / 20
+    np.testing.assert_allclose(found, [4.0, first * 1.0 + second * 1.5, -2.0, 0.5], rtol=1e-12)
+    kept = merging.sce(deltas, base=np.zeros(4), select_topk=0.5, floor=0.0)
+    np.testing.assert_allclose(kept, [4.0, 0.0, 0.0, 0.0], rtol=1e-12)
+
+
 def test_sce_selects_nothing_where_nothing_varies() -> None:
     (model,), base = inputs(1, (3, 4), 0, False)
     np.testing.assert_array_equal(merging.sce([model] * 3, base=base, select_topk=0.9), base)

@@ -516,7 +516,7 @@ def test_tokenizers_that_differ_are_noted_and_the_donors_is_copied(here: Path) -
     tiny.tokenizer(here / "a", "xyz")
     tiny.tokenizer(here / "b", "xyw")
     result = mw.merge(["a", "b"], method="linear").save("out")
-    assert "the models' tokenizers differ; a's is copied" in result.notes
+    assert "the models' tokenizers differ; a's is copied: 1 of 3 numbers stand for other strings in b" in result.notes
     assert (here / "out/tokenizer.json").read_bytes() == (here / "a/tokenizer.json").read_bytes()
 
 
@@ -588,3 +588,39 @@ def test_counting_over_the_model_needs_the_same_models_everywhere(here: Path) ->
     )
     merged = mw.merge([one, two], base=base, method="ties", density=0.5, scope="model", missing="base")
     assert merged["x"].read().shape == (4,)
+
+
+# --- classes -------------------------------------------------------------------------------------------------------
+
+
+def classifier(folder: Path, seed: int, names: list[str]) -> None:
+    arrays = {**tiny.arrays(seed), "score.weight": np.full((len(names), 4), seed, np.float32)}
+    del arrays[HEAD]
+    labels = {str(i): name for i, name in enumerate(names)}
+    tiny.write(folder, arrays, tiny.config(architectures=["LlamaForSequenceClassification"], id2label=labels))
+
+
+def test_classes_in_another_order_are_refused(here: Path) -> None:
+    for seed, (name, classes) in enumerate({"x": ["good", "bad"], "y": ["bad", "good"], "z": ["good", "bad"]}.items()):
+        classifier(here / name, seed, classes)
+    with pytest.raises(mw.InputError) as error:
+        mw.merge(["x", "y"], method="linear")
+    assert str(error.value).startswith(
+        "x and y name the same classes in another order, and 'score.weight' would mix them: class 0 is 'good' in x and 'bad' in y. "
+        "Bring the rows of the head and id2label of y into the order of x"
+    )
+    assert mw.merge(["x", "z"], method="linear")["score.weight"].read().tolist() == [[1.0] * 4] * 2
+    recipe = "merge_method: layer_swap\nmodels: [{model: x}, {model: y}]\nparameters: {bottom: 1, top: 1}"
+    with pytest.raises(mw.InputError, match="name the same classes in another order"):
+        plan(recipe)
+
+
+def test_other_classes_are_told_and_unnamed_ones_are_not_compared(here: Path) -> None:
+    for seed, (name, classes) in enumerate(
+        {"x": ["good", "bad"], "y": ["cat", "dog"], "z": ["LABEL_0", "LABEL_1"]}.items()
+    ):
+        classifier(here / name, seed, classes)
+    text = "merge_method: linear\nmodels: [{{model: x}}, {{model: {}}}]\nparameters: {{weight: 1}}"
+    said = "'score.weight' is merged of heads for other classes: class 0 is 'good' in x and 'cat' in y"
+    assert said in plan(text.format("y")).notes
+    assert not any("classes" in note for note in plan(text.format("z")).notes)

@@ -19,7 +19,11 @@ from modelwright.studies import STUDIES, VERDICTS, Figure, Findings, Interval, O
 
 pytest.importorskip("sklearn")
 
-CARDS = {"merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "ties-merging"}
+CARDS = {
+    "layer-swapping", "llm-domain-adaptation", "merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "sparse-model-soups",
+    "ties-merging",
+    "forests-as-smoothers", "muscle", "reward-ensembles", "window-early-exit",
+}  # fmt: skip
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelwright.errors import RunError
 from modelwright.evaluate import Records
 from modelwright.suites import Cell, Settings, sweep
 from suites.test_sweep import outcome, plugin
@@ -60,6 +62,35 @@ def test_what_a_process_meets_outside_a_cell_ends_the_sweep(tmp_path: Path) -> N
     sweep(TinySuite(), "linear", out=tmp_path, settings=settings())
     with pytest.raises(FileNotFoundError, match="the data are gone"):
         sweep(Gone(os.getpid()), "ties", out=tmp_path, settings=settings(workers=2))
+
+
+class Dying(TinySuite):
+    """Its training ends the process that it runs in."""
+
+    def __init__(self, process: int):
+        self.process = process
+
+    def family(self, seed: int, **more: object) -> TinyFamily:  # type: ignore[override]
+        if os.getpid() != self.process:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().family(seed)
+
+
+def test_a_training_that_ends_its_process_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunError) as error:
+        sweep(Dying(os.getpid()), "linear", out=tmp_path, settings=settings(workers=2))
+    assert "the process that trained the family of seed 0 was ended by signal 9; is there enough memory?" in str(
+        error.value
+    )
+
+
+def test_processes_train_and_make_the_families_of_several_seeds(tmp_path: Path) -> None:
+    two = sweep(TinySuite(), "ties", out=tmp_path / "two", settings=settings(seeds=3, workers=2))
+    one = sweep(TinySuite(), "ties", out=tmp_path / "one", settings=settings(seeds=3))
+    assert [(cell.seed, outcome(cell), cell.key) for cell in two.cells] == [
+        (cell.seed, outcome(cell), cell.key) for cell in one.cells
+    ]
+    assert {cell.seed for cell in two.cells} == {0, 1, 2}
 
 
 KILLED = """

@@ -30,7 +30,7 @@ Weights = dict[str, np.ndarray]
 
 def merging(count: int) -> set[str]:
     """The methods of the library that can merge so many models with nothing else."""
-    fitting = {name: record.models for name, record in METHODS.items() if not record.needs}
+    fitting = {name: record.models for name, record in METHODS.items() if not record.needs and record.parts is None}
     return {name for name, (least, most) in fitting.items() if least <= count <= (most or count)}
 
 

@@ -167,6 +167,82 @@ def test_factors_of_large_matrices_are_near_the_best() -> None:
     assert delta.error == pytest.approx(np.sqrt((values[5:] ** 2).sum() / (values**2).sum()), rel=1e-4)
 
 
+@pytest.mark.parametrize("size", [60, EXACT + 40])
+@pytest.mark.parametrize(("target", "energy"), [("energy:0.9", 0.9), ("error:0.2", 0.96)])
+def test_a_target_takes_the_least_rank_that_reaches_it(size: int, target: str, energy: float) -> None:
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2))
+    values = 0.85 ** np.arange(size) + 1e-4
+    tuned = {"w": ((left * values) @ right).astype(np.float32), "v": np.ones(5, np.float32)}
+    base = {name: np.zeros_like(array) for name, array in tuned.items()}
+    change = mw.extract(tuned, base=base, rank=target).changes[0]
+    held = np.cumsum(values**2) / np.sum(values**2)
+    assert change.form == "factors"
+    assert change.rank == np.searchsorted(held, energy) + 1
+    assert 1 - change.error**2 >= energy
+    assert 1 - change.error**2 == pytest.approx(held[change.rank - 1], abs=1e-4)
+
+
+def test_a_target_that_takes_too_many_directions_leaves_a_matrix_exact() -> None:
+    rng = np.random.default_rng(0)
+    size = EXACT + 8
+    low = rng.standard_normal((size, 2)) @ rng.standard_normal((2, size))
+    tuned = {"low": low.astype(np.float32), "noise": rng.standard_normal((size, size)).astype(np.float32)}
+    base = {name: np.zeros_like(array) for name, array in tuned.items()}
+    delta = mw.extract(tuned, base=base, rank="energy:0.99")
+    assert {change.name: (change.form, change.rank) for change in delta.changes} == {
+        "low": ("factors", 2),
+        "noise": ("bits", 0),
+    }
+    assert same_bits({"noise": mw.apply(base, delta.job.checkpoint())["noise"].read()}, {"noise": tuned["noise"]})
+
+
+# --- 8 bits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_eight_bits_are_within_half_a_step_of_each_row(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    tall = np.array([[1.0], [100.0], [0.0]])
+    base = {"w": rng.standard_normal((3, 200)).astype(dtype), "one": np.asarray(2, dtype), "few": np.ones(3, dtype)}
+    tuned = {
+        "w": (base["w"] + tall * rng.standard_normal((3, 200))).astype(dtype),
+        "one": np.asarray(3, dtype),
+        "few": np.ones(3, dtype),
+    }
+    delta = mw.extract(tuned, base=base, int8=True)
+    assert {c.name: c.form for c in delta.changes} == {"w": "int8", "one": "bits", "few": "same"}
+    assert delta.changes[0].stored == 600 + 12
+    wide = {name: array["w"].astype(np.float64) for name, array in (("base", base), ("tuned", tuned))}
+    rebuilt = mw.apply(base, delta.job.checkpoint())["w"].read().astype(np.float64)
+    vector = wide["tuned"] - wide["base"]
+    step = np.abs(vector).max(axis=1, keepdims=True) / 127
+    rounding = np.abs(wide["tuned"]).max() * float(ml_dtypes.finfo(dtype).eps)
+    assert np.all(np.abs(rebuilt - wide["tuned"]) <= step / 2 + rounding)
+    assert np.array_equal(rebuilt[2], wide["tuned"][2])
+    assert np.linalg.norm(rebuilt.astype(dtype).astype(float) - wide["tuned"]) / np.linalg.norm(
+        vector
+    ) == pytest.approx(delta.error, rel=1e-3)
+
+
+def test_eight_bits_from_the_command_line(here: Path, said: Said) -> None:
+    for name, arrays in zip(("b", "t"), family(3, 0.1), strict=True):
+        tiny.write(here / name, arrays)
+    code, out, err = said("extract", "t", "--base", "b", "-o", "small", "--int8")
+    assert (code, err) == (0, "")
+    assert "in 8 bits an entry" in out
+    assert "relative error of the task vectors that are not stored exactly: 0.0" in out
+    assert said("apply", "b", "small", "-o", "again", "--quiet") == (0, "", "")
+    assert "not exact: " in " ".join(json.loads(Path("small/manifest.json").read_text())["notes"])
+    code, _, err = said("apply", "b", "small", "-o", "out", "--exact")
+    assert (code, "of its tensors are stored in 8 bits an entry, such as" in err) == (2, True)
+    code, _, err = said("extract", "tuned", "--base", "base", "-o", "d", "--exact", "--int8")
+    assert (code, err) == (
+        2,
+        "error: --exact and --int8 exclude each other: --int8 is not exact. Leave one of them out.\n",
+    )
+
+
 # --- refusals ------------------------------------------------------------------------------------------------------
 
 
@@ -217,8 +293,19 @@ def test_wrong_options(here: Path, said: Said) -> None:
     tiny_model = {"other": np.ones(1, np.float32)}
     with pytest.raises(mw.InputError, match="have no tensor in common"):
         mw.extract(tiny_model, base="base")
-    with pytest.raises(mw.InputError, match="rank must be at least 1, got 0"):
-        mw.extract("tuned", base="base", rank=0)
+    for rank, text in (
+        (0, "rank must be at least 1, got 0"),
+        (
+            "half",
+            "rank must be a whole number, energy:SHARE or error:SHARE, got 'half'. Write 16, energy:0.95 or error:0.05.",
+        ),
+        ("energy:95", r"rank: energy must be in \(0, 1\), got '95'. .* For 95 % write energy:0.95."),
+        ("error:0", r"rank: error must be in \(0, 1\), got '0'"),
+    ):
+        with pytest.raises(mw.InputError, match=text):
+            mw.extract("tuned", base="base", rank=rank)
+    with pytest.raises(mw.InputError, match="rank and int8 exclude each other"):
+        mw.extract("tuned", base="base", rank=2, int8=True)
     assert tiny.listing(here) == before
 
 
@@ -231,5 +318,8 @@ def test_exact_refuses_factors(here: Path, said: Said) -> None:
     assert (code, data["exact"], [t["form"] for t in data["tensors"]]) == (0, False, ["bits", "factors"])
     assert 0 < data["error"] < 1
     code, _, err = said("apply", "b", "low", "-o", "out", "--exact")
-    assert (code, err.split(".")[0]) == (2, "error: low is not exact: 1 of its tensors are low-rank factors, such as w")
+    assert (code, err.split(".")[0]) == (
+        2,
+        "error: low is not exact: 1 of its tensors are stored as low-rank factors, such as w",
+    )
     assert said("apply", "b", "low", "-o", "out", "--quiet")[0] == 0

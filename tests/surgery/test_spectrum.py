@@ -77,7 +77,7 @@ def test_estimates_are_near_the_exact_figures(name: str, seed: int) -> None:
     assert found.counts.sum() == pytest.approx(640)
     assert found.effective_rank == pytest.approx(exact.effective_rank, rel=0.09)
     assert found.stable_rank == pytest.approx(exact.stable_rank, rel=0.12)
-    assert found.energy == pytest.approx(exact.energy, rel=0.05)
+    assert found.energy == pytest.approx(exact.energy, rel=0.12)  # of 4 probes: 3.6 % is one standard error at rank 200
     assert found.rank_of(0.9) == pytest.approx(exact.rank_of(0.9), rel=0.15)
 
 

@@ -26,7 +26,9 @@ from modelwright.architectures._quantized import (
     unsupported_quantization as unsupported_quantization,
 )
 from modelwright.architectures._tied import (
+    over_vocabulary as over_vocabulary,
     tie_source as tie_source,
     ties_embeddings as ties_embeddings,
+    vocabulary_rows as vocabulary_rows,
     vocabulary_tensor as vocabulary_tensor,
 )

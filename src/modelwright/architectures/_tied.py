@@ -59,6 +59,29 @@ def tie_source(name: str, shapes: Mapping[str, tuple[int, ...]], shape: tuple[in
     return min(found, key=lambda key: (not key.endswith("shared.weight"), len(key), key)) if found else None
 
 
+#: Biases of heads, which have a number for each token; of some models in a matrix of one row.
+_HEAD_BIAS = re.compile(
+    r"(^|[./])(lm_head|embed_out|output_projection|vocab_projector|predictions|generator_lm_head|lm_loss|pred_layer\.proj|"
+    r"lm_head\.out_proj|decoder)\.bias$|(^|[./])final_logits_bias$"
+)
+
+
+def vocabulary_rows(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | None) -> int | None:
+    """Rows of a model's embeddings, padding included: what the configuration says, where a tensor has so many, else those of the largest."""
+    found = [shape for name, shape in shapes.items() if len(shape) == 2 and vocabulary_tensor(name)]
+    levels = [level(config, key) for key in TEXT_LEVELS] + ([config] if config else [])
+    for settings in levels:
+        if any(shape[0] == settings.get("vocab_size") for shape in found):
+            return int(settings["vocab_size"])
+    return max(found, key=lambda shape: shape[0] * shape[1])[0] if found else None
+
+
+def over_vocabulary(name: str, shape: tuple[int, ...], rows: int) -> bool:
+    """Whether a tensor of a model whose vocabulary has so many rows has one entry, or one row, for each token."""
+    known = vocabulary_tensor(name) or bool(_HEAD_BIAS.search(name))
+    return known and (shape[:1] == (rows,) or shape == (1, rows))
+
+
 def vocabulary_tensor(name: str) -> bool:
     """Whether the first axis of a tensor is the vocabulary."""
     return bool(_HEAD.search(name) or _EMBEDDING.search(name) or _BIAS_COPY.search(name))

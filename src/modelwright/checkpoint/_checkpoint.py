@@ -166,6 +166,21 @@ class Checkpoint(Mapping[str, TensorRef]):
         result.notes = (*self.notes, *notes)
         return result
 
+    def with_tensors(self, tensors: Mapping[str, TensorRef]) -> Checkpoint:
+        """The same with other tensors in place of its own, such as embeddings for another vocabulary."""
+        result = copy.copy(self)
+        result._tensors = self._tensors | dict(tensors)
+        result._tied = None
+        return result
+
+    def replaced(
+        self, tensors: Mapping[str, TensorRef], *, parts: tuple[Part, ...], notes: Iterable[str]
+    ) -> Checkpoint:
+        """The same with other tensors in it, other configurations, and more to say."""
+        result = self.with_notes(*notes)
+        result._tensors, result._tied, result._save, result.parts = dict(tensors), None, None, parts
+        return result
+
     def arrays(self) -> dict[str, NumpyArray]:
         """All tensors, read or computed now, as numpy arrays in their storage formats."""
         return {name: ref.read().astype(ref.dtype.numpy, copy=False) for name, ref in self.items()}

@@ -59,6 +59,17 @@ def dequantized(
     return result, consumed, [f"{label}: {len(pairs)} float8 tensors de-quantised with their scales, to bfloat16"]
 
 
+def as_stored(tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+    """Tensors as they lie in their files: those that were de-quantised while opening as float8, with their scales."""
+    found: dict[str, TensorRef] = {}
+    for name, ref in tensors.items():
+        if isinstance(ref.load, _Product):
+            found |= {name: ref.load.weight, ref.load.name: ref.load.scale}
+        else:
+            found[name] = ref.load.ref if isinstance(ref.load, _Widened) else ref
+    return found
+
+
 def without_quantization(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The configuration of the same model de-quantised."""
     if config is None:
@@ -73,8 +84,8 @@ def without_quantization(config: Mapping[str, Any] | None) -> dict[str, Any] | N
 class _Product:
     """Loads weight x scale in float32."""
 
-    def __init__(self, weight: TensorRef, scale: TensorRef, shape: tuple[int, ...], steps: tuple[int, ...]):
-        self.weight, self.scale, self.shape, self.steps = weight, scale, shape, steps
+    def __init__(self, weight: TensorRef, name: str, scale: TensorRef, shape: tuple[int, ...], steps: tuple[int, ...]):
+        self.weight, self.name, self.scale, self.shape, self.steps = weight, name, scale, shape, steps
 
     def __call__(self) -> NumpyArray:
         values = self.weight.read().astype(np.float32)
@@ -118,7 +129,7 @@ def _scaled(
             f"{list(ref.shape)}{stated}",
             "Scales are floating-point: single numbers, rows or blocks.",
         )
-    return TensorRef(DTYPES["BF16"], ref.shape, _Product(ref, scale, shape, steps), ref.source)
+    return TensorRef(DTYPES["BF16"], ref.shape, _Product(ref, scale_name, scale, shape, steps), ref.source)
 
 
 def _steps(shape: tuple[int, ...], scales: tuple[int, ...], block: tuple[int, int] | None) -> tuple[int, ...] | None:

@@ -13,6 +13,7 @@ from modelwright.checkpoint._checkpoint import Checkpoint
 from modelwright.checkpoint._files import Folder, from_file, from_folder
 from modelwright.checkpoint._fsspec import is_url, plain_path
 from modelwright.checkpoint._memory import from_mapping, from_module
+from modelwright.checkpoint._store import BUNDLE
 from modelwright.errors import InputError
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", re.ASCII)
@@ -71,6 +72,11 @@ def _open_text(text: str, folder: Path, label: str) -> Checkpoint:
         return open_url(text, label)
     path = None if is_url(text) else _existing(text, folder)
     if path is not None:
+        if (path / BUNDLE).is_file():
+            raise InputError(
+                f"'{text}' is a bundle, not one model",
+                f"mw inspect shows what is in it; of weights for several tasks write '{text}#TASK'.",
+            )
         opened = from_folder(Folder(path), label) if path.is_dir() else from_file(path, label)
         return _elsewhere(opened, text, folder, path)
     if "+" in text:

@@ -19,6 +19,8 @@ from modelwright.errors import RunError
 
 #: The file that makes an output a finished one.
 MANIFEST = "manifest.json"
+#: The file that makes a folder a bundle of several members, and no checkpoint.
+BUNDLE = "bundle.json"
 #: Bytes per part of an upload: stores want 5 MiB at least, and several parts are in memory at a time.
 PART = 16 << 20
 #: Parts that S3 takes for one file.

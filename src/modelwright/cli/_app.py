@@ -39,6 +39,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Restart = Annotated[
     bool, typer.Option("--restart", help="Discard what an interrupted run left, instead of going on with it.")
 ]
+Retokenize = Annotated[
+    bool,
+    typer.Option(
+        "--allow-retokenization", help="Accept a tokenizer that encodes texts otherwise than the base's does."
+    ),
+]
 ShardSize = Annotated[str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")]
 AllowCode = Annotated[
     bool,
@@ -95,6 +101,7 @@ def check(
     sets: Set = [],  # noqa: B006  # typer copies it
     seed: Seed = None,
     threads: Threads = 0,
+    retokenize: Retokenize = False,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -105,7 +112,8 @@ def check(
     """
     from modelwright.cli._merge import job_of, show_check
 
-    show_check(job_of(inputs, method, base, sets, seed, plugin), threads=threads, json=json, quiet=quiet)
+    job = job_of(inputs, method, base, sets, seed, plugin, retokenize)
+    show_check(job, threads=threads, json=json, quiet=quiet)
 
 
 @app.command()
@@ -120,6 +128,7 @@ def merge(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity in the inputs pass, and say where they are.")
     ] = False,
+    retokenize: Retokenize = False,
     seed: Seed = None,
     threads: Threads = 0,
     device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, mps, xpu.")] = "cpu",
@@ -138,6 +147,9 @@ def merge(
         str | None,
         typer.Option("--gguf", metavar="f16 | bf16 | q8_0", help="Of GGUF files: write a single one, OUT.gguf."),
     ] = None,
+    refer_base: Annotated[
+        bool, typer.Option("--refer-base", help="Of bundles: say where the base is, with its hash, and do not copy it.")
+    ] = False,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -148,7 +160,7 @@ def merge(
     """
     from modelwright.cli._merge import job_of, run_merge, size_of
 
-    job = job_of(inputs, method, base, sets, seed, plugin)
+    job = job_of(inputs, method, base, sets, seed, plugin, retokenize)
     options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "threads": threads, "device": device}
     options |= {
         "allow_nonfinite": allow_nonfinite,
@@ -158,6 +170,7 @@ def merge(
         "engine": engine,
         "address": address,
         "gguf": gguf,
+        "refer_base": refer_base,
     }
     run_merge(job, out, options, json=json, quiet=quiet)
 
@@ -431,7 +444,7 @@ def diff(
 @app.command()
 def inspect(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder, file, Hub id, URL, adapter, or model+adapter.")
+        str, typer.Argument(metavar="MODEL", help="A folder, file, Hub id, URL, adapter, model+adapter, or bundle.")
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
     json: Json = False,
@@ -466,6 +479,19 @@ def convert(
         list[str],
         typer.Option("--rename", metavar="PATTERN=NAME", help="Rename tensors; each * is carried over; repeatable."),
     ] = [],  # noqa: B006
+    quantise: Annotated[
+        str | None,
+        typer.Option(
+            "--quantise",
+            metavar="FORM",
+            help="fp8-block, fp8-channel, fp8-tensor; gguf:TYPE by llama.cpp, llm-compressor:SCHEME by that, where installed.",
+        ),
+    ] = None,
+    float8: Annotated[str, typer.Option("--float8", metavar="e4m3 | e5m2", help="Of fp8-*: which float8.")] = "e4m3",
+    keep: Annotated[
+        list[str],
+        typer.Option("--keep", metavar="PATTERN", help="Of fp8-*: tensors that stay as they are; repeatable."),
+    ] = [],  # noqa: B006
     shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
     restart: Restart = False,
@@ -475,26 +501,42 @@ def convert(
 ) -> None:
     """Write a model in another form.
 
-    As safetensors, in another format, in other shards, with other layers or other names; streamed, checked and resumable like a
-    merge.
+    As safetensors, in another format, in other shards, with other layers or other names, or quantised; streamed, checked and
+    resumable like a merge.
     """
     from modelwright.cli._convert import run_convert
     from modelwright.cli._merge import size_of
 
     options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
-    run_convert(inputs, out, {"dtype": dtype, "layers": layers}, rename, options, json=json, quiet=quiet)
+    settings = {"dtype": dtype, "layers": layers, "quantise": quantise, "float8": float8, "keep": keep}
+    run_convert(inputs, out, settings, rename, options, json=json, quiet=quiet)
 
 
 @app.command()
 def extract(
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="A fine-tune.")],
-    base: Annotated[str, typer.Option("--base", metavar="MODEL", help="What it was tuned from.")],
+    source: Annotated[str, typer.Argument(metavar="TUNED | BUNDLE", help="A fine-tune, or a bundle with --task.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
+    base: Annotated[str | None, typer.Option("--base", metavar="MODEL", help="What it was tuned from.")] = None,
+    task: Annotated[
+        list[str],
+        typer.Option(
+            "--task",
+            metavar="NAME[=WEIGHT]",
+            help="Of a bundle: whose model to write; with weights several, repeatable.",
+        ),
+    ] = [],  # noqa: B006
     rank: Annotated[
-        int | None,
-        typer.Option("--rank", min=1, help="Store matrices as factors of this rank; not exact, the error is printed."),
+        str | None,
+        typer.Option(
+            "--rank",
+            metavar="R | energy:SHARE | error:SHARE",
+            help="Store matrices as factors of this rank, or of the least that reaches a target; not exact, the error is printed.",
+        ),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact, which is --rank.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Store task vectors in 8 bits an entry; not exact, the error is printed.")
+    ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact: --rank and --int8.")] = False,
     shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
     restart: Restart = False,
@@ -502,16 +544,21 @@ def extract(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Store a fine-tune as what it changed.
+    """Store what a fine-tune changed, or write a bundle's model.
 
-    Exact to the bit: what did not change is left out, and of the rest the smaller of changed entries and all bits is stored. mw
-    apply brings it back.
+    With --base exact to the bit: what did not change is left out, and of the rest the smaller of changed entries and all bits is
+    stored; mw apply brings it back. With --task the model that the bundle has for that task.
     """
     from modelwright.cli._delta import run_extract
     from modelwright.cli._merge import size_of
 
     options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
-    run_extract(tuned, base, out, rank, options, exact=exact, json=json, quiet=quiet)
+    if task:
+        from modelwright.cli._bundle import run_task
+
+        run_task(source, task, out, {"base": base, "rank": rank, "int8": int8 or None}, options, json=json, quiet=quiet)
+        return
+    run_extract(source, base, out, {"rank": rank, "int8": int8}, options, exact=exact, json=json, quiet=quiet)
 
 
 @app.command()
@@ -698,6 +745,61 @@ def study_run(
     from modelwright.cli._study import run_study
 
     run_study(name, plugin, seeds=seeds, budget=budget, json=json, html=html, require=require, quiet=quiet)
+
+
+tokenizer = typer.Typer(
+    help="Compare tokenizers, and give a model another one.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(tokenizer, name="tokenizer")
+
+
+@tokenizer.command("diff")
+def tokenizer_diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A model, a folder, or a tokenizer.json.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    text: Annotated[
+        list[Path], typer.Option("--text", metavar="FILE", help="Encode the lines of this file too; repeatable.")
+    ] = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Compare two tokenizers, and what each makes of the same texts.
+
+    Strings, added and special tokens, chat templates, and texts of several languages, code, digits, white space and emoji.
+    """
+    from modelwright.cli._tokenizer import run_diff
+
+    run_diff(first, second, text, json=json)
+
+
+@tokenizer.command("transplant")
+def tokenizer_transplant(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that gets another tokenizer.")],
+    donor: Annotated[str, typer.Option("--from", metavar="DONOR", help="The model whose tokenizer it gets.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="The folder to make.")],
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="How new rows are made: omp, landmark, subword, mean, zero.")
+    ] = "omp",
+    k: Annotated[int, typer.Option("--k", min=1, help="Of omp and landmark: rows that a new one is made of.")] = 64,
+    pad: Annotated[int, typer.Option("--pad-to-multiple-of", min=1, help="Rows are a multiple of this.")] = 1,
+    text: Annotated[
+        Path | None, typer.Option("--text", metavar="FILE", help="Say how well it is predicted, before and after.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, mps, xpu.")] = "cpu",
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give a model another tokenizer.
+
+    Rows of tokens that it knows are kept to the bit; new ones are made of those, and the error is measured on known rows.
+    """
+    from modelwright.cli._tokenizer import run_transplant
+
+    settings = {"donor": donor, "method": method, "k": k, "pad_to_multiple_of": pad, "device": device}
+    options = {"overwrite": overwrite, "restart": restart, "threads": threads}
+    run_transplant(model, out, settings, options, text, json=json, quiet=quiet)
 
 
 @app.command()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelwright.bundle import is_bundle
 from modelwright.cli._merge import size_text
 from modelwright.errors import printable
 from modelwright.surgery import Adapter, Group, Inspection, inspect
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 def run_inspect(model: str, *, tensors: bool, json: bool) -> None:
     """Show what a model is."""
     check_folder(model)
+    if is_bundle(Path(model).expanduser()):
+        from modelwright.cli._bundle import show_bundle
+
+        show_bundle(model, json=json)
+        return
     found = inspect(model)
     if json:
         print(json_module.dumps(found.as_json(), indent=1, ensure_ascii=False))  # noqa: T201

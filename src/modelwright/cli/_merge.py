@@ -7,13 +7,15 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelwright.api import Job, direct_recipe, registry
+from modelwright.bundle import Storage, is_bundle, open_weights
 from modelwright.engine import Options, Result
 from modelwright.errors import InputError, printable
-from modelwright.recipe import Plan, override
+from modelwright.recipe import Plan, PlannedVocabulary, override
 
 if TYPE_CHECKING:  # imported where something is shown: a quiet merge starts sooner without
     from rich.console import Console
@@ -29,10 +31,12 @@ def job_of(
     sets: Sequence[str],
     seed: int | None,
     plugins: Sequence[Path],
+    allow_retokenization: bool = False,
 ) -> Job:
     """What the positional arguments and options ask for."""
     known = registry(plugins)
     sets = [*sets, f"seed={seed}"] if seed is not None else list(sets)
+    sets += ["allow_retokenization=true"] if allow_retokenization else []
     if method is None:
         if len(inputs) != 1:
             raise InputError(f"{len(inputs)} models need --method, or give one recipe file", "See mw methods.")
@@ -96,6 +100,7 @@ def _plan_json(name: str, plan: Plan, threads: int) -> dict[str, Any]:
         "peak_bytes": merge.peak_bytes(threads),
         "differences": plan.facts,
         "notes": list(plan.notes),
+        **({"vocabulary": plan.vocabulary.as_json()} if plan.vocabulary else {}),
     }
 
 
@@ -135,12 +140,42 @@ def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
         f"memory  about {size_text(merge.peak_bytes(threads) + 100_000_000)} with {threads} threads",
         highlight=False,
     )
+    if plan.vocabulary is not None:
+        _render_vocabulary(console, plan.vocabulary)
     for what, values in plan.facts.items():
         console.print(f"[yellow]{what} differs[/yellow]")
         for label, value in values.items():
             console.print(printable(f"  {label}: {value}"), highlight=False, markup=False)
     for note in plan.notes:
         _print_note(console, note)
+
+
+_ROWS = ("own", "base", "others", "average", "mean", "zero", "padding")
+
+
+def _render_vocabulary(console: Console, vocabulary: PlannedVocabulary) -> None:
+    """Where the rows of embeddings and heads come from, and what becomes of texts."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(
+        f"[bold]vocabulary[/bold]  {vocabulary.tokens:,} tokens, {vocabulary.rows:,} rows, tokenizer: "
+        f"{printable(vocabulary.source)}",
+        highlight=False,
+    )
+    shown = [key for key in _ROWS if any(counts.get(key) for counts in vocabulary.models.values())]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("rows of", "tokens", "rows", *(f"← {key}" for key in shown), "texts", "changed", "lost"):
+        table.add_column(heading, justify="left" if heading == "rows of" else "right")
+    for label, counts in vocabulary.models.items():
+        cells = [f"{counts[key]:,}" for key in ("tokens", "rows", *shown)]
+        texts = [str(vocabulary.encoded[label][key]) for key in ("texts", "changed", "lost")]
+        table.add_row(Text(printable(label)), *cells, *texts)
+    console.print(table)
+    for text, before, after in vocabulary.changed:
+        _print_note(console, f"{text[:60]!r}: {before} tokens, then {after}")
+    for finding in vocabulary.findings:
+        _print_note(console, finding)
 
 
 def _print_note(console: Console, note: str) -> None:
@@ -161,13 +196,14 @@ def run_merge(
                 raise InterruptedError(str(error)) from None
             raise
     if json:
-        print(json_module.dumps(_result_json(result), indent=2))  # noqa: T201
+        print(json_module.dumps(_result_json(result) | storage_json(result.out), indent=2))  # noqa: T201
     elif not quiet:
         from rich.console import Console
 
         console = Console()
         for note in result.notes:
             _print_note(console, note)
+        say_storage(console, result.out)
         seconds = time.time() - started
         console.print(
             f"{done} {result.out}: {size_text(result.bytes_out)} in {seconds:.1f} s "
@@ -176,6 +212,31 @@ def run_merge(
             markup=False,
             soft_wrap=True,
         )
+
+
+def _storage(out: str | Path) -> Storage | None:
+    """What a bundle takes to keep; None of a model."""
+    return open_weights(out).storage if isinstance(out, Path) and is_bundle(out) else None
+
+
+def say_storage(console: Console, out: str | Path) -> None:
+    """A line on what a bundle of weights takes, against the models that it stands for."""
+    found = _storage(out)
+    if found is None:
+        return
+    parts = sum(found.parts.values())
+    base = "" if not found.base else f", the base {size_text(found.base)}" + ("" if found.copied else " elsewhere")
+    console.print(
+        f"shared {size_text(found.shared)}{base}, parts of {len(found.parts)} tasks {size_text(parts)}: {size_text(found.total)} in all, "
+        f"{100 * found.total / max(found.experts, 1):.0f} % of the {size_text(found.experts)} of {len(found.parts)} models",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def storage_json(out: str | Path) -> dict[str, Any]:
+    """The same as data."""
+    found = _storage(out)
+    return {} if found is None else {"storage": {**asdict(found), "total": found.total}}
 
 
 def _result_json(result: Result) -> dict[str, Any]:

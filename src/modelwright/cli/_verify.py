@@ -9,8 +9,8 @@ from typing import Any
 
 import typer
 
-from modelwright.api import verify
 from modelwright.cli._merge import Bar, size_text
+from modelwright.surgery import verify
 
 _JSON_VERSION = 1
 

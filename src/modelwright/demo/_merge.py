@@ -26,7 +26,7 @@ SCALES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.
 
 def read(folder: Path) -> Weights:
     """A checkpoint folder as numpy arrays."""
-    return {name: ref.read() for name, ref in api.open(folder).items()}
+    return {name: ref.read() for name, ref in api.open_model(folder).items()}
 
 
 def curve(recipe: Recipe, out: Path, board: Scoreboard) -> list[float]:

@@ -74,7 +74,7 @@ class Recipe:
 
 
 def recipes(methods: Iterable[Method], experts: Sequence[str]) -> dict[str, Recipe]:
-    """A recipe for every method that can be used without data; the others are left out.
+    """A recipe for every method that makes one model without data; the others are left out.
 
     Args:
         methods: Their records.
@@ -107,7 +107,7 @@ def _from_record(method: Method, experts: Sequence[str]) -> Recipe | None:
     """As many experts as the method takes, with weight 1, its paper's density and its defaults."""
     _, most = method.models
     required = {name for name, parameter in method.fields.items() if parameter.required}
-    if method.needs or required - {"weight"}:
+    if method.needs or method.parts is not None or required - {"weight"}:  # a bundle is no one model
         return None
     parameters: dict[str, Any] = {"weight": 1.0} if "weight" in method.fields else {}
     preset = method.presets.get("paper", {})

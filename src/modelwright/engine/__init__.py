@@ -7,8 +7,9 @@ from modelwright.engine._contrast import (
     Meeting as Meeting,
     contrast as contrast,
 )
+from modelwright.engine._folder import LocalFolder as LocalFolder, assembled as assembled
 from modelwright.engine._gguf import execute_gguf as execute_gguf
-from modelwright.engine._identity import method_source as method_source
+from modelwright.engine._identity import identity as identity, method_source as method_source
 from modelwright.engine._lazy import lazy as lazy
 from modelwright.engine._licences import LICENCES as LICENCES, Verdict as Verdict, verdict as verdict
 from modelwright.engine._lineage import (
@@ -16,6 +17,12 @@ from modelwright.engine._lineage import (
     lineage as lineage,
     provenance as provenance,
 )
+from modelwright.engine._manifest import (
+    file_hash as file_hash,
+    file_hashes as file_hashes,
+    manifest_json as manifest_json,
+)
+from modelwright.engine._output import CHUNK as CHUNK
 from modelwright.engine._push import (
     Push as Push,
     Sent as Sent,

@@ -25,6 +25,7 @@ from modelwright.errors import InputError, RunError
 
 MARKER = ".modelwright-partial"
 _REPLACED = ".modelwright-replaced"
+_ASSEMBLY = ".modelwright-assembly"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
@@ -377,6 +378,63 @@ def partial_folder(place: Destination, about: dict[str, Any], *, restart: bool) 
             partial.journal.close()
         if handle >= 0:
             os.close(handle)
+
+
+@contextmanager
+def assembled(place: LocalFolder, about: dict[str, Any], *, restart: bool) -> Generator[Path]:
+    """A folder put together of outputs, each of which is made in it by a run of its own; it becomes its place's in one step.
+
+    What is finished in it is kept when the disk fails or the process is stopped, as `partial_folder` keeps what a run has done,
+    and the runs find it there.
+
+    Args:
+        place: The output.
+        about: What it depends on, as `identity` tells it; what an earlier run left must agree.
+        restart: Discard what an earlier run left.
+
+    Raises:
+        InputError: Another process is writing there, or something else was left unfinished.
+    """
+    folder = place.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = _locked(folder, place)
+    ours = False
+    try:
+        _take_up(folder, about, restart=restart)
+        ours = True
+        yield folder
+        (folder / _ASSEMBLY).unlink()
+        (folder / JOURNAL).touch()  # which is removed last
+        place.commit()
+    except BaseException as error:
+        gone_on_with = isinstance(error, RunError | OSError | KeyboardInterrupt) and about["resumable"]
+        if ours and not (gone_on_with and any(path.is_dir() for path in folder.glob("*"))):
+            shutil.rmtree(folder, ignore_errors=True)
+            place.undo()
+        raise
+    finally:
+        os.close(handle)
+
+
+def _take_up(folder: Path, about: dict[str, Any], *, restart: bool) -> None:
+    """Keep what an earlier run of the same has finished; empty the folder of anything else that a run has left."""
+    note = folder / _ASSEMBLY
+    said = json.dumps(about, sort_keys=True)
+    if not restart and note.is_file():
+        same = note.read_text(encoding="utf-8") == said
+        if same and about["resumable"]:
+            return
+        if not same and any(path.is_dir() for path in folder.glob("*")):
+            raise InputError(
+                f"'{folder}' holds a bundle that was not finished, and it is not this one, or its inputs have changed",
+                "Finish that one, choose another folder, or discard it: --restart (restart=True).",
+            )
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != MARKER:
+            path.unlink()
+    note.write_text(said, encoding="utf-8")
 
 
 def _kept(partial: Partial, about: dict[str, Any]) -> bool:

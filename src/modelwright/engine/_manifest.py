@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from modelwright.checkpoint import Quantised, quantised
+from modelwright.checkpoint import Quantised, quantised, rounding
 from modelwright.engine._lineage import provenance
 from modelwright.engine._merge import Findings
 from modelwright.engine._output import CHUNK
@@ -31,13 +31,18 @@ def chunk_hashes(file: BinaryIO) -> dict[str, Any]:
     return {"bytes": size, "xxh3_128": chunks}
 
 
+def file_hash(path: Path) -> dict[str, Any]:
+    """Size and xxh3-128 of every chunk of a file."""
+    with path.open("rb") as file:
+        return chunk_hashes(file)
+
+
 def file_hashes(folder: Path, skip: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     """Size and xxh3-128 of every chunk of each file in a folder, by relative path, but for those to skip."""
     table: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith(".") and path.relative_to(folder).as_posix() not in skip:
-            with path.open("rb") as file:
-                table[path.relative_to(folder).as_posix()] = chunk_hashes(file)
+            table[path.relative_to(folder).as_posix()] = file_hash(path)
     return table
 
 
@@ -87,6 +92,7 @@ def manifest_of(
     files: Mapping[str, Mapping[str, Any]],
     findings: Findings,
     lost: Mapping[str, Sequence[Quantised]],
+    rounded: Mapping[str, float],
     notes: Sequence[str],
     run: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -117,6 +123,7 @@ def manifest_of(
         "semantics": plan.recipe.semantics,
         "seed": plan.recipe.seed,
         "recipe": plan.recipe_text,
+        **({"origin": dict(plan.origin)} if plan.origin is not None else {}),
         "resolved": plan.recipe.model_dump(exclude_none=True, exclude_defaults=True),
         "parameters": _parameters(plan),
         "donor": plan.models[plan.donor].label,
@@ -130,6 +137,8 @@ def manifest_of(
         "created": list(plan.created),
         "buffers_that_differ": sorted(findings.buffers),
         "notes": list(notes),
+        **({"vocabulary": plan.vocabulary.as_json()} if plan.vocabulary else {}),
+        **({"rounding": dict(rounded)} if rounded else {}),
         "chunk_bytes": CHUNK,
         "files": dict(files),
         "run": {**run, "host": platform.node(), "platform": platform.platform(), "python": platform.python_version()},
@@ -171,6 +180,25 @@ def loss_notes(lost: Mapping[str, Sequence[Quantised]]) -> list[str]:
         told = [f"{one.kind} {one.error:.2%}" if one.error is not None else f"{one.kind} unknown" for one in types]
         notes.append(f"{label}: estimated relative error of quantising, before this merge: {', '.join(told)}")
     return notes
+
+
+def roundings(plan: Plan) -> dict[str, float]:
+    """Of each tensor of the output that is written as float8 with scales, the relative error of that."""
+    found = [(tensor, tensor.sources[0]) for tensor in plan.tensors if tensor.action == "copy"]
+    told = {tensor.name: rounding(plan.models[source.model], [source.name]) for tensor, source in found}
+    return {name: error for name, errors in told.items() for error in errors.values()}
+
+
+def rounding_notes(rounded: Mapping[str, float]) -> list[str]:
+    """The same for the user, in a sentence."""
+    if not rounded:
+        return []
+    worst = max(rounded, key=lambda name: rounded[name])
+    middle = sorted(rounded.values())[len(rounded) // 2]
+    return [
+        f"relative error of rounding to float8: {middle:.2%} in the middle, at most {rounded[worst]:.2%}, in '{worst}'; of each matrix in "
+        "manifest.json"
+    ]
 
 
 def _parameters(plan: Plan) -> dict[str, Any]:

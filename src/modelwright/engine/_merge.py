@@ -33,8 +33,8 @@ from modelwright.engine._sources import (
 from modelwright.engine._whole import Look, NotFiniteError, bytes_of, compute, facts_for, too_large, wide_inputs
 from modelwright.engine._work import Program, Tally, run_here
 from modelwright.errors import RunError
-from modelwright.methods import Lowered, Ranks, Round, Shape
-from modelwright.recipe import Input, Plan, PlannedTensor
+from modelwright.methods import Lowered, PerTensor, Ranks, Round, Shape
+from modelwright.recipe import Input, Plan, PlannedTensor, counted_together
 
 if TYPE_CHECKING:  # imported when the first tensor needs it: loading the kernels takes longer than a small merge
     from modelwright.engine._fused import Fused
@@ -79,6 +79,19 @@ def _ranking_bytes(tensor: PlannedTensor, lowered: Lowered | None) -> int:
     return near + sample + min(targets * tensor.size * 4, MOST_HELD) + counters
 
 
+def _together(lowered: Lowered) -> bool:
+    """Whether merging a tensor takes something that is counted over several."""
+    return lowered.whole_model or lowered.zero_sign is None
+
+
+def _thresholds(groups: Sequence[Sequence[Fused]]) -> Program:
+    """The thresholds of each group, one after the other: each keeps all threads busy."""
+    from modelwright.engine._ranks import find_thresholds
+
+    for group in groups:
+        yield from find_thresholds(group)
+
+
 class Merge:
     """A plan being run.
 
@@ -96,7 +109,9 @@ class Merge:
         self.merged = [tensor for tensor in plan.tensors if tensor.action == "merge"]
         self._fused = fused and device == "cpu" and not allow
         self._known: dict[str, Fused] = {}
-        self._total = sum(tensor.size for tensor in self.merged)
+        self._groups = counted_together(plan.method, self.merged)
+        sizes = [sum(tensor.size for tensor in group) for group in self._groups]
+        self._totals = {tensor.name: n for group, n in zip(self._groups, sizes, strict=True) for tensor in group}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,32 +126,44 @@ class Merge:
 
     def survey(self) -> Iterator[tuple[str, int, Program]]:
         """What has to be known of the whole model first: names, bytes read and programs of passes, in order."""
-        if not self.merged:
-            return
-        if not self.plan.method.rounds(self.merged[0].parameters):
+        rounds = [self.plan.method.rounds(group[0].parameters) for group in self._groups]
+        if not any(rounds):
             return
         members = self._members()
         if members:
             yield from self._survey_fused(members)
             return
-        facts: dict[str, Any] = {}
-        for entry in self.plan.method.rounds(self.merged[0].parameters):
-            yield entry.name, self.nbytes(self.merged), self._round(entry, facts)
-        self.facts = facts
+        facts: list[dict[str, Any]] = [{} for _ in self._groups]
+        for step, entry in enumerate(max(rounds, key=len)):
+            counted = [place for place, some in enumerate(rounds) if step < len(some)]
+            total = sum(self.nbytes(self._groups[place]) for place in counted)
+            yield entry.name, total, self._round({place: rounds[place][step] for place in counted}, facts)
+        self.facts = facts[0] if len(facts) == 1 else self._by_tensor(facts)
 
-    def _survey_fused(self, members: Sequence[Fused]) -> Iterator[tuple[str, int, Program]]:
-        from modelwright.engine._ranks import find_thresholds
+    def _by_tensor(self, facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The facts of each group as facts that differ from tensor to tensor."""
+        found: dict[str, Any] = {}
+        for group, known in zip(self._groups, facts, strict=True):
+            for tensor in group:
+                for key, value in facts_for(known, tensor.name).items():
+                    found.setdefault(key, PerTensor())[tensor.name] = value
+        return found
 
-        lowered, total = members[0].lowered, self.nbytes(self.merged)
-        for member in members:
+    def _survey_fused(self, members: Mapping[str, Fused]) -> Iterator[tuple[str, int, Program]]:
+        groups = [[members[tensor.name] for tensor in group if tensor.name in members] for group in self._groups]
+        groups = [group for group in groups if group and _together(group[0].lowered)]
+        known = [member for group in groups for member in group]
+        total = self.nbytes([member.tensor for member in known])
+        for member in known:
             member.told = self._read
-        if lowered.whole_model:
-            yield "thresholds", total, find_thresholds(members)
-        if lowered.zero_sign is None:
-            yield "majority sign", total, self._majority(members)
-        for member in members:
+        ranked = [group for group in groups if group[0].lowered.whole_model]
+        if ranked:
+            yield "thresholds", total, _thresholds(ranked)
+        if known and known[0].lowered.zero_sign is None:
+            yield "majority sign", total, self._majority(known)
+        for member in known:
             member.told = None
-        self._known = {member.tensor.name: member for member in members}
+        self._known = {member.tensor.name: member for member in known}
 
     def _majority(self, members: Sequence[Fused]) -> Program:
         from modelwright.engine._ranks import find_thresholds
@@ -149,14 +176,22 @@ class Merge:
         for member in members:
             member.zero_sign = 1.0 if sum(net) > 0 else -1.0
 
-    def _round(self, entry: Round, facts: dict[str, Any]) -> Program:
-        """One map-reduce round of the method's own, by its array functions."""
-        tally = Tally() if entry.fold == "sum" else None
+    def _round(self, entries: Mapping[int, Round], facts: Sequence[dict[str, Any]]) -> Program:
+        """One map-reduce round of the method's own, by its array functions: of each of some groups, by their places."""
+        tallies = {place: Tally() if entry.fold == "sum" else None for place, entry in entries.items()}
         results = yield [
-            partial(self._collect, entry, tensor, facts_for(facts, tensor.name), tally) for tensor in self.merged
+            partial(self._collect, entry, tensor, facts_for(facts[place], tensor.name), tallies[place])
+            for place, entry in entries.items()
+            for tensor in self._groups[place]
         ]
-        listed = {tensor.name: result for tensor, result in zip(self.merged, results, strict=True)}
-        facts |= entry.reduce(Tally.total(results) if tally else listed, self.merged[0].parameters, facts)
+        start = 0
+        for place, entry in entries.items():
+            group = self._groups[place]
+            found = results[start : start + len(group)]
+            start += len(group)
+            listed = {tensor.name: result for tensor, result in zip(group, found, strict=True)}
+            folded = Tally.total(found) if tallies[place] else listed
+            facts[place].update(entry.reduce(folded, group[0].parameters, facts[place]))
 
     def _collect(self, entry: Round, tensor: PlannedTensor, facts: Mapping[str, Any], tally: Tally | None) -> Any:
         """A tensor's share of a statistic, or the sum that it was added to."""
@@ -202,8 +237,8 @@ class Merge:
             yield [partial(self._copy, tensor, sources, number, output, note) for number in todo]
             return
         lowered = self._lowered(tensor)
-        together = lowered is not None and (lowered.whole_model or lowered.zero_sign is None)
-        if lowered is None or tensor.size == 0 or (together and tensor.name not in self._known):
+        unknown = lowered is not None and _together(lowered) and tensor.name not in self._known
+        if lowered is None or tensor.size == 0 or unknown:
             yield [partial(self._whole, tensor, output, note)]
         elif sources.streamed:
             yield from self._merge(tensor, lowered, sources, todo, output, note)
@@ -353,22 +388,22 @@ class Merge:
             return None
         row, position = tensor.shape[-1] if tensor.shape else 1, tensor.position
         inputs, based = len(tensor.inputs), tensor.base is not None
-        shape = Shape(tensor.size, self._total, len(tensor.shape), row, inputs, based, position)
+        shape = Shape(tensor.size, self._totals[tensor.name], len(tensor.shape), row, inputs, based, position)
         lowered = self.plan.method.lower(tensor.parameters, shape)
         return None if lowered is not None and row > LONGEST and lowered.by_rank else lowered
 
-    def _members(self) -> list[Fused]:
-        """Every merged tensor, for what has to be known of all of them; nothing where one of them is not for the kernels."""
-        members: list[Fused] = []
+    def _members(self) -> dict[str, Fused]:
+        """Every merged tensor by name, for what has to be known of several; nothing where one of them is not for the kernels."""
+        members: dict[str, Fused] = {}
         for tensor in self.merged:
             if tensor.size == 0:
                 continue
             lowered, sources = self._lowered(tensor), Sources(self.plan.refs(tensor))
             if lowered is None or not sources.streamed or any(dtype.name not in _CODES for dtype in sources.dtypes):
-                return []
+                return {}
             from modelwright.engine._fused import Fused
 
-            members.append(Fused(tensor, lowered, sources, self.plan.recipe.seed))
+            members[tensor.name] = Fused(tensor, lowered, sources, self.plan.recipe.seed)
         return members
 
     def nbytes(self, tensors: Sequence[PlannedTensor]) -> int:

@@ -25,6 +25,8 @@ from modelwright.engine._manifest import (
     losses,
     manifest_json,
     manifest_of,
+    rounding_notes,
+    roundings,
 )
 from modelwright.engine._merge import WORTH, Findings, Merge
 from modelwright.engine._output import Output, WeightFiles
@@ -32,7 +34,7 @@ from modelwright.engine._sources import ranges
 from modelwright.engine._store import StoreFolder
 from modelwright.engine._work import Program, Tick, run_programs
 from modelwright.errors import InputError, RunError
-from modelwright.recipe import Plan
+from modelwright.recipe import Plan, check_result
 
 #: (what is being done, bytes done, bytes in all)
 Progress = Callable[[str, int, int], None]
@@ -62,6 +64,7 @@ class Options:
             output at the same paths. `threads` counts for each task then, and 0 is one.
         gguf: `f16`, `bf16` or `q8_0`: write a single GGUF file that stores matrices so, instead of a folder. The models must be
             from GGUF files; the donor's metadata are kept.
+        refer_base: Of bundles: say where the base is and what its hash is, instead of copying it.
         address: Of the Ray cluster, `auto` for one that runs on this machine; else `$RAY_ADDRESS`, or one of its own.
     """
 
@@ -78,6 +81,7 @@ class Options:
     engine: Literal["threads", "ray"] = "threads"
     address: str | None = None
     gguf: Literal["f16", "bf16", "q8_0"] | None = None
+    refer_base: bool = False
 
     def __post_init__(self) -> None:
         if self.engine not in ("threads", "ray"):
@@ -178,7 +182,9 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
         if changed:
             raise RunError(f"'{changed}' changed while it was being merged, so the output is discarded. Merge again.")
         lost = losses(plan)
-        notes = [*plan.notes, *loss_notes(lost), *_late_notes(plan, merge.findings)]
+        rounded = roundings(plan)
+        notes = [*plan.notes, *loss_notes(lost), *rounding_notes(rounded), *_late_notes(plan, merge.findings)]
+        notes += check_result(plan, partial.path)
         table = files.table()
         hashes = table | file_hashes(partial.path, skip=table)
         if options.hash == "blake3":
@@ -189,7 +195,7 @@ def execute(plan: Plan, out: str | Path, options: Options | None = None) -> Resu
             "started": started, "seconds": round(time.time() - started, 3), "threads": threads,
             "engine": options.engine, "device": options.device, "allow_nonfinite": options.allow_nonfinite, "resumes": partial.resumes, "folder": plan.folder,
         }  # fmt: skip
-        manifest = manifest_of(plan, hashes, merge.findings, lost, notes, run)
+        manifest = manifest_of(plan, hashes, merge.findings, lost, rounded, notes, run)
         write_card(partial.path, manifest)
         (partial.path / MANIFEST).write_text(manifest_json(manifest), encoding="utf-8")
     notes += merge.remarks()

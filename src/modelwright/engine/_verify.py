@@ -14,7 +14,15 @@ import numpy as np
 import xxhash
 
 from modelwright.architectures import is_list, is_table, is_text
-from modelwright.checkpoint import MANIFEST, Checkpoint, NumpyArray, RemoteFolder, is_inside, open as open_checkpoint
+from modelwright.checkpoint import (
+    MANIFEST,
+    NumpyArray,
+    RemoteFolder,
+    TensorRef,
+    as_stored,
+    is_inside,
+    open as open_checkpoint,
+)
 from modelwright.engine._folder import is_ours
 from modelwright.engine._manifest import audit_hash, check_audit, input_hashes
 from modelwright.engine._run import Options, check_device, run_merge
@@ -177,7 +185,7 @@ def verify(out: Path | str, options: Options) -> Verification:
 
     run_programs((check.file(name, entry) for name, entry in sorted(files.items())), options.workers, tick)
     problems = [_told(out, check.found[name]) for name in sorted(check.found)]
-    extra = [name for name in sorted(there) if name not in files and name != MANIFEST]
+    extra = [name for name in sorted(there) if name not in files and name.rpartition("/")[2] != MANIFEST]
     notes = [f"not part of the output: {listing(extra)}"] if extra else []
     return Verification(out, len(files), total, tuple(problems), tuple(notes))
 
@@ -287,7 +295,7 @@ def verify_again(plan: Plan, out: Path | str, options: Options) -> tuple[list[st
         Problems and notes.
     """
     manifest = read_manifest(out)
-    stored = open_checkpoint(out)
+    stored = as_stored(open_checkpoint(out))
     problems = _differing_names(plan, stored)
     if problems:
         return problems, []
@@ -306,7 +314,7 @@ def verify_again(plan: Plan, out: Path | str, options: Options) -> tuple[list[st
     return problems, [near] if compare.near else []
 
 
-def _differing_names(plan: Plan, stored: Checkpoint) -> list[str]:
+def _differing_names(plan: Plan, stored: Mapping[str, TensorRef]) -> list[str]:
     planned = {tensor.name: (tensor.shape, tensor.dtype) for tensor in plan.tensors}
     problems = [f"'{name}' is in the recipe's result and not in the output" for name in planned if name not in stored]
     problems += [f"'{name}' is in the output and not in the recipe's result" for name in stored if name not in planned]
@@ -320,7 +328,7 @@ def _differing_names(plan: Plan, stored: Checkpoint) -> list[str]:
 class _Compare:
     """An output that writes nothing, and compares what it is given with what is there."""
 
-    def __init__(self, plan: Plan, stored: Checkpoint, *, exact: bool):
+    def __init__(self, plan: Plan, stored: Mapping[str, TensorRef], *, exact: bool):
         self.different: dict[str, str] = {}
         self.near: set[str] = set()
         self._stored = stored

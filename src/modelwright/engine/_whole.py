@@ -170,5 +170,9 @@ def bytes_of(array: NumpyArray) -> NumpyArray:
 
 
 def facts_for(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The facts of rounds as one tensor sees them."""
-    return {key: value[name] if isinstance(value, PerTensor) else value for key, value in facts.items()}
+    """The facts of rounds as one tensor sees them; of what is counted by layers, layers may have none."""
+    return {
+        key: value[name] if isinstance(value, PerTensor) else value
+        for key, value in facts.items()
+        if not isinstance(value, PerTensor) or name in value
+    }

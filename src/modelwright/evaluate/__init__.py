@@ -1,15 +1,7 @@
 """Tasks, the systems under test, and paired records of what they answered."""
 
-from modelwright.evaluate._calibration import (
-    Bin as Bin,
-    Calibration as Calibration,
-    Convention as Convention,
-    Flips as Flips,
-    calibration as calibration,
-    calibration_error as calibration_error,
-    negative_flips as negative_flips,
-    reliability as reliability,
-)
+from modelwright.evaluate._calibration import Calibration as Calibration, calibration as calibration
+from modelwright.evaluate._cascade import CascadePredictor as CascadePredictor
 from modelwright.evaluate._causal import CausalPredictor as CausalPredictor
 from modelwright.evaluate._compare import compare as compare
 from modelwright.evaluate._comparison import Answer as Answer, Comparison as Comparison, Mean as Mean, Row as Row
@@ -79,4 +71,12 @@ from modelwright.evaluate.sources import (
     Settings as Settings,
     task as task,
     tasks as tasks,
+)
+from modelwright.predictions.measures import (
+    Bin as Bin,
+    Convention as Convention,
+    Flips as Flips,
+    calibration_error as calibration_error,
+    negative_flips as negative_flips,
+    reliability as reliability,
 )

@@ -14,13 +14,14 @@ import numpy as np
 
 from modelwright.errors import InputError, did_you_mean, listing
 from modelwright.evaluate._answer import answer
-from modelwright.evaluate._calibration import DEFAULT, Calibration, Convention, Flips, calibration, negative_flips
+from modelwright.evaluate._calibration import Calibration, calibration
 from modelwright.evaluate._comparison import Against, Comparison, Mean, Row
 from modelwright.evaluate._front import eval
 from modelwright.evaluate._judged import Judged, JudgedTask
 from modelwright.evaluate._kinds import Cost, Price, SystemKind, cost_of, experts_of, kinds_of
 from modelwright.evaluate._records import Part, Records
 from modelwright.evaluate._statistics import Interval, IntervalKind, Sampled, holm, pareto
+from modelwright.predictions.measures import DEFAULT, Convention, Flips, negative_flips
 
 _ASKING = [name for name in inspect.signature(eval).parameters if name not in ("systems", "task")]
 #: Fewer items than this, and intervals from resamples are too narrow.

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from modelwright.errors import InputError, did_you_mean
-from modelwright.evaluate._calibration import Calibration, Convention, Flips
+from modelwright.evaluate._calibration import Calibration
 from modelwright.evaluate._kinds import Cost, SystemKind
 from modelwright.evaluate._metrics import Metric, metric
 from modelwright.evaluate._statistics import Interval, IntervalKind
+from modelwright.predictions.measures import Convention, Flips
 
 JSON_VERSION = 1
 #: What quality is weighed against: bytes of weights, seconds an item, money an item.

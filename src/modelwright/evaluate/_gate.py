@@ -12,11 +12,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from modelwright.errors import InputError, Problem, did_you_mean, listing
-from modelwright.evaluate._calibration import Bins, Convention, Norm, Of, calibration, negative_flips
+from modelwright.evaluate._calibration import calibration
 from modelwright.evaluate._judged import JudgedTask
 from modelwright.evaluate._metrics import Metric
 from modelwright.evaluate._records import Part, Records
 from modelwright.evaluate._statistics import Interval, mean_of, sample
+from modelwright.predictions.measures import Bins, Convention, Norm, Of, negative_flips
 from modelwright.recipe import Lines
 from modelwright.recipe._yaml import load
 

@@ -67,7 +67,7 @@ class HeadPredictor(ModulePredictor):
 
     def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
         """The softmax of its logits, in float64."""
-        found = softmax(self._run(inputs))
+        found = softmax(self.outputs_of(inputs))
         return found if self.columns is None else found[:, list(self.columns)]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from modelwright.errors import InputError, did_you_mean
+from modelwright.predictions.measures import brier_scores, nll_scores
 
 Scores = Callable[[Any, Any], np.ndarray]
 
@@ -103,17 +104,6 @@ def _weighted(whole: Whole) -> float:
 
 def _hits(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return (probabilities.argmax(axis=1) == targets).astype(np.float64)
-
-
-def _log_loss(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    smallest = np.finfo(np.float64).tiny  # a certain mistake costs 708 nats and not infinity, which no mean survives
-    return -np.log(np.maximum(probabilities[np.arange(len(targets)), targets], smallest))
-
-
-def _brier(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    wanted = np.zeros_like(probabilities)
-    wanted[np.arange(len(targets)), targets] = 1
-    return ((probabilities - wanted) ** 2).sum(axis=1)
 
 
 def _macro_f1(whole: Whole) -> float:
@@ -229,8 +219,8 @@ _ALL = (
     Metric("balanced_accuracy", "mean over classes of the share of right answers", "probabilities", _hits, _balanced),
     Metric("macro_f1", "mean over classes of F1", "probabilities", _hits, _macro_f1),
     Metric("mcc", "Matthews correlation, in [-1, 1]", "probabilities", _hits, _mcc, bounded=False),
-    Metric("log_loss", "negative log-likelihood in nats", "probabilities", _log_loss, None, False, False),
-    Metric("brier", "Brier score summed over classes, in [0, 2]", "probabilities", _brier, None, False, False),
+    Metric("log_loss", "negative log-likelihood in nats", "probabilities", nll_scores, None, False, False),
+    Metric("brier", "Brier score summed over classes, in [0, 2]", "probabilities", brier_scores, None, False, False),
     Metric("squared_error", "mean squared error", "values", _squared, None, False, False),
     Metric("absolute_error", "mean absolute error", "values", _absolute, None, False, False),
     Metric("r2", "coefficient of determination", "values", _squared, _r2, bounded=False),

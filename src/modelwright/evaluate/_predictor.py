@@ -6,19 +6,19 @@ import pickle
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import xxhash
 
-from modelwright.errors import InputError, MissingExtraError, RunError
+from modelwright.errors import InputError, RunError, needs as needs
 from modelwright.evaluate._code import function_hash
 from modelwright.evaluate._items import Items
+from modelwright.predictions import SUM_TOLERANCE
+from modelwright.tensors import softmax as softmax
 
 Outputs = Literal["logits", "probabilities"]
-
-#: How far from 1 the probabilities of an item may sum.
-_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,10 @@ class Predictor(ABC):
         """What answers for one task: itself, unless a system has parts of its own for tasks, such as heads."""
         return self
 
+    def calls(self, count: int) -> np.ndarray | int:
+        """How often models were asked about each of the `count` inputs of the last batch."""
+        return self.members
+
     def remarks(self) -> list[str]:
         """What happened while it answered that its figures should be read with, such as contexts that were cut."""
         return []
@@ -191,7 +195,7 @@ class Predictor(ABC):
             raise RunError(f"'{self.label}' gave probabilities of shape {found.shape}, not {(len(items), classes)}")
         self._check_finite(found, items, "a probability")
         sums = found.sum(axis=1)
-        wrong = np.flatnonzero((found.min(axis=1) < 0) | (np.abs(sums - 1) > _SUM_TOLERANCE))
+        wrong = np.flatnonzero((found.min(axis=1) < 0) | (np.abs(sums - 1) > SUM_TOLERANCE))
         if wrong.size:
             raise RunError(
                 f"'{self.label}': probabilities must be at least 0 and sum to 1, got the sum {sums[wrong[0]]:.4g} for "
@@ -216,13 +220,6 @@ class Predictor(ABC):
                 f"'{self.label}' gave {what} that is not finite for item '{items.ids[wrong[0]]}' "
                 f"({wrong.size:,} of {len(items):,} items in this batch)"
             )
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities from logits along the last axis, in float64."""
-    logits = np.asarray(logits, dtype=np.float64)
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 @dataclass
@@ -259,9 +256,14 @@ class EstimatorPredictor(Predictor):
     """A fitted scikit-learn estimator: `predict_proba` for classes, `predict` for numbers.
 
     Inputs of more than two axes are flattened to one row an item.
+
+    Attributes:
+        estimator: The estimator.
+        path: The file that it was read from; None of one in memory.
     """
 
     estimator: Any = field(kw_only=True)
+    path: Path | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         from sklearn.exceptions import NotFittedError
@@ -318,7 +320,8 @@ class ModulePredictor(Predictor):
         self.size = Size(sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters))
         self.fingerprint = self.fingerprint or f"{state_hash(state)}-{type(self.module).__qualname__}-{self.outputs}"
 
-    def _run(self, inputs: Any) -> np.ndarray:
+    def outputs_of(self, inputs: Any) -> np.ndarray:
+        """What the module gives for n inputs, float64."""
         import torch
 
         with torch.inference_mode():
@@ -328,12 +331,12 @@ class ModulePredictor(Predictor):
 
     def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
         """The module's outputs; logits go through a softmax in float64."""
-        found = self._run(inputs)
+        found = self.outputs_of(inputs)
         return softmax(found) if self.outputs == "logits" else found
 
     def values(self, inputs: Any) -> np.ndarray:
         """The module's outputs."""
-        return self._run(inputs)
+        return self.outputs_of(inputs)
 
 
 def evaluating(module: Any, label: str) -> None:
@@ -388,17 +391,3 @@ def predictor(system: Any, label: str | None = None, *, device: str = "cpu", out
         f"'{name}' cannot be evaluated: it is of the type {type(system).__name__}",
         "Give a model folder, a recipe, an nn.Module in evaluation mode, a fitted estimator, or a function.",
     )
-
-
-def needs(package: str, what: str, extra: str = "eval") -> Any:
-    """An optional package, imported; named with its extra where it is missing.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(what, package.partition(".")[0], extra) from error

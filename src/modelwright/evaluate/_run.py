@@ -112,7 +112,7 @@ def _answered(system: Predictor, task: Task, folder: Path | None, plan: Plan) ->
             )
         for batch in items.batches(plan.batch, skip=store.done):
             start = time.perf_counter()
-            scored = _of_all(_asked(answering, task, batch), answering.members)
+            scored = _of_all(_asked(answering, task, batch), answering.calls(len(batch)))
             store.add(table_of(head, batch, scored, time.perf_counter() - start))
             told += len(batch)
             if plan.progress is not None:
@@ -130,8 +130,8 @@ def _asked(system: Predictor, task: Task, batch: Items) -> Scored:
         raise RunError(f"{what}: {type(error).__name__}: {error}", resumable=True) from error
 
 
-def _of_all(scored: Scored, members: int) -> Scored:
-    """Its calls and tokens, when every one of several models is asked each time."""
+def _of_all(scored: Scored, members: np.ndarray | int) -> Scored:
+    """Its calls and tokens, when so many models were asked about each item."""
     known = {name: getattr(scored, name) for name in ("calls", "tokens_in", "tokens_out")}
     return replace(scored, **{name: np.asarray(n) * members for name, n in known.items() if n is not None})
 

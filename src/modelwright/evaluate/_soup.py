@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from modelwright.api import merge, open as open_checkpoint
+from modelwright.api import merge, open_model as open_checkpoint
 from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError
+from modelwright.evaluate._items import Items
 from modelwright.evaluate._metrics import Whole
 from modelwright.evaluate._predictor import Predictor
 from modelwright.evaluate._task import Task
@@ -101,6 +102,20 @@ def _checked(score: float, what: str) -> float:
     return float(score)
 
 
+def figure_of(task: Task, system: Predictor, items: Items) -> float:
+    """What a system comes to on some items of a task."""
+    found = task.score(system, items)
+    whole = Whole(
+        answers=np.asarray(found.answers, dtype=object),
+        targets=np.asarray(found.targets, dtype=object),
+        scores=found.scores,
+        weights=np.ones(len(items)) if found.weights is None else found.weights,
+        probabilities=found.table,
+        classes=task.classes,
+    )
+    return task.metric.figure(whole)
+
+
 def validation_score(tasks: Iterable[Task], system: Callable[[Checkpoint], Predictor]) -> Scorer:
     """A score that sees validation items only: the mean of the tasks' figures on them, negated where lower is better.
 
@@ -120,16 +135,8 @@ def validation_score(tasks: Iterable[Task], system: Callable[[Checkpoint], Predi
         answering = system(weights)
         figures: list[float] = []
         for task, items in parts:
-            found = task.score(answering.for_task(task), items)
-            whole = Whole(
-                answers=np.asarray(found.answers, dtype=object),
-                targets=np.asarray(found.targets, dtype=object),
-                scores=found.scores,
-                weights=np.ones(len(items)) if found.weights is None else found.weights,
-                probabilities=found.table,
-                classes=task.classes,
-            )
-            figures.append(task.metric.figure(whole) * (1 if task.metric.higher_is_better else -1))
+            found = figure_of(task, answering.for_task(task), items)
+            figures.append(found * (1 if task.metric.higher_is_better else -1))
         return float(np.mean(figures))
 
     return score

@@ -12,10 +12,12 @@ from typing import Any
 
 import xxhash
 
-from modelwright.api import Job, open as open_checkpoint, registry
+from modelwright.api import Job, bundle_at, open as open_any, open_model as open_checkpoint, registry
+from modelwright.bundle import WeightBundle
 from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError, listing
 from modelwright.evaluate import _named
+from modelwright.evaluate._bundles import TaskwisePredictor
 from modelwright.evaluate._causal import causal_head
 from modelwright.evaluate._code import source_hash
 from modelwright.evaluate._heads import image_head, text_head
@@ -107,6 +109,8 @@ def _system(reference: Any, label: str | None, context: _Context) -> Predictor:
         if label is None and isinstance(reference, str):
             label, text = labelled(text)
         return _of_text(text, label, context)
+    if isinstance(reference, WeightBundle):
+        return _of_weights(reference, label or reference.label, context)
     if isinstance(reference, Checkpoint):
         _import(reference, context)
     start = time.perf_counter()
@@ -141,6 +145,9 @@ def label_of(text: str) -> str | None:
 def _of_text(text: str, label: str | None, context: _Context) -> Predictor:
     if _named.is_named(text):
         return _of_function(text, label, context)
+    place = bundle_at(text, None)
+    if place is not None:
+        return _of_bundle(text, label, context)
     path = Path(text).expanduser()
     if not path.exists():
         raise InputError(
@@ -157,6 +164,27 @@ def _of_text(text: str, label: str | None, context: _Context) -> Predictor:
     folder = path if path.is_dir() else path.parent
     found = _of_checkpoint(Weights(name, checkpoint, folder, context.device), context)
     return _told(found, "single", text, start)
+
+
+def _of_bundle(text: str, label: str | None, context: _Context) -> Predictor:
+    found = open_any(text)
+    name = label or Path(text).expanduser().resolve().name
+    return _of_weights(found, name, context) if isinstance(found, WeightBundle) else _of_task(found, name, context)
+
+
+def _of_weights(bundle: WeightBundle, label: str, context: _Context) -> Predictor:
+    def build(task: str) -> Predictor:
+        return _of_task(bundle.task(task), label, context)
+
+    return TaskwisePredictor(label, bundle=bundle, build=build)
+
+
+def _of_task(model: Checkpoint, label: str, context: _Context) -> Predictor:
+    """The model of one task of a bundle."""
+    _import(model, context)
+    start = time.perf_counter()
+    folder = model.path if model.path is not None and model.path.is_dir() else _beside(model)
+    return _told(_of_checkpoint(Weights(label, model, folder, context.device), context), "other", model.label, start)
 
 
 def _of_function(text: str, label: str | None, context: _Context) -> Predictor:

@@ -17,6 +17,7 @@ from modelwright.methods._method import (
     Method as Method,
     Parameter as Parameter,
     Params as Params,
+    Parts as Parts,
     PerTensor as PerTensor,
     Position as Position,
     Registry as Registry,
@@ -24,4 +25,11 @@ from modelwright.methods._method import (
     Span as Span,
     checked as checked,
 )
+from modelwright.methods._outputs import (
+    OUTPUT_LAWS as OUTPUT_LAWS,
+    OutputMethod as OutputMethod,
+    OutputRegistry as OutputRegistry,
+)
+from modelwright.methods.calibration import CALIBRATORS as CALIBRATORS
+from modelwright.methods.ensembling import COMBINERS as COMBINERS
 from modelwright.methods.merging import METHODS as METHODS

@@ -131,6 +131,31 @@ class PerTensor(dict[str, Any]):
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What a method keeps of each task's model beside the merged one, and how that model comes back: what makes a bundle.
+
+    Attributes:
+        kinds: The arrays that may be kept of a tensor, by name: `bits` are truth values, stored as one bit each; `values`
+            numbers in the format of the task's model; `sums` float64 numbers that are added up over all tensors of the task.
+        shapes: (shape of the tensor, parameters) -> the shapes of those that are kept of it.
+        split: (model, base=, shared=, parameters=) -> those arrays; `shared` is what the method's function merged, parameters
+            are by recipe name, per-model ones the model's own.
+        restore: (shared, base=, pieces=, facts=) -> the tensor of the task's model.
+        reduce: (sums over all tensors, by name) -> facts.
+        base: Whether a task's model takes the base to restore.
+        mixes: Whether models of several tasks may be added up with weights, as a router would have it.
+    """
+
+    kinds: Mapping[str, Literal["bits", "values", "sums"]]
+    shapes: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, tuple[int, ...]]]
+    split: Callable[..., Mapping[str, Array]]
+    restore: Callable[..., Array]
+    reduce: Callable[[Mapping[str, np.ndarray[Any, Any]]], Mapping[str, float]] = lambda _sums: {}
+    base: bool = True
+    mixes: bool = False
+
+
+@dataclass(frozen=True)
 class Method:
     """The record of a merging method.
 
@@ -162,6 +187,7 @@ class Method:
         tries: Most sets of parameters that a sweep tries, for methods that take long; None is the sweep's whole budget.
         lower: (parameters, shape) -> the same arithmetic for the fused kernels, with the same bits; or None to run the
             function tensor by tensor.
+        parts: Of a method whose outcome is a bundle: what is kept for each task. Its function merges what the tasks share.
         cite: A BibTeX entry.
     """
 
@@ -189,6 +215,7 @@ class Method:
     needs: tuple[str, ...] = ()
     tries: int | None = None
     lower: Lower | None = None
+    parts: Parts | None = None
     cite: str = ""
 
     def __post_init__(self) -> None:

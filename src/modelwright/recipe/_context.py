@@ -9,9 +9,10 @@ from modelwright.architectures import Layout
 from modelwright.checkpoint import Checkpoint, Part
 from modelwright.errors import InputError, Problem
 from modelwright.methods import Method
-from modelwright.recipe._plan import Fate, PlannedTensor
+from modelwright.recipe._plan import Fate, PlannedTensor, PlannedVocabulary
 from modelwright.recipe._schema import Recipe, Settings
 from modelwright.recipe._yaml import Lines, Path
+from modelwright.vocabulary import Tokenizer
 
 Opener = Callable[[str], Checkpoint]
 
@@ -68,6 +69,9 @@ class Context:
     donor: int = 0
     parts: list[Part] = field(default_factory=list[Part])  # of the output: the donor's, and what others add
     untied: bool = False
+    vocabulary: PlannedVocabulary | None = None
+    tokenizer: Tokenizer | None = None  # the output's, where it is no model's as it is
+    told: Tokenizer | None = None  # the donor's, where the output has another model's
     problems: list[Problem] = field(default_factory=list[Problem])
     notes: dict[str, None] = field(default_factory=dict[str, None])
     #: (kind, model, other) -> tensors; said once each, not once a tensor.

@@ -17,7 +17,7 @@ from modelwright.methods import Registry
 from modelwright.recipe._schema import Recipe, parse
 from modelwright.recipe._yaml import Lines, load
 
-_INHERITED = ("semantics", "missing", "seed", "dtype", "out_dtype")
+_INHERITED = ("semantics", "missing", "seed", "dtype", "out_dtype", "allow_retokenization")
 
 
 @dataclass(frozen=True)

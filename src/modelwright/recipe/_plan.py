@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +77,20 @@ class PlannedTensor:
         return (*self.inputs, self.base) if self.base else self.inputs
 
 
+def counted_together(method: Method, tensors: Sequence[PlannedTensor]) -> list[list[PlannedTensor]]:
+    """Merged tensors by what a statistic of the method counts over: the whole model, or each layer.
+
+    Outside the layers each tensor is one of its own.
+    """
+    if not any(method.scope(tensor.parameters) == "layer" for tensor in tensors):
+        return [list(tensors)] if tensors else []
+    groups: dict[tuple[str, int], list[PlannedTensor]] = {}
+    for tensor in tensors:
+        at = tensor.position
+        groups.setdefault((at.stack, at.number) if at.count else (tensor.name, -1), []).append(tensor)
+    return list(groups.values())
+
+
 @dataclass(frozen=True)
 class SideFile:
     """A file beside the weights: copied from `source`, or written from `text`."""
@@ -84,6 +98,44 @@ class SideFile:
     name: str
     source: Path | None = None
     text: str | None = None
+
+
+@dataclass(frozen=True)
+class PlannedVocabulary:
+    """The output's vocabulary, where it is not simply that of every model.
+
+    Attributes:
+        source: `base`, `union` or the model whose tokenizer the output has.
+        tokens: Strings of the output's tokenizer.
+        rows: Rows of its embeddings.
+        models: Of each model by label, its `tokens`, its `rows`, and how many of the output's rows are its `own`, from the
+            `base`, from `others`, an `average` of some, the `mean` of all its own, `zero`, or `padding`.
+        encoded: Of each model by label, how many probe `texts` there are, how many are `changed`: encoded otherwise than by it,
+            and how many `lost`: not given back though the model's own tokenizer does.
+        changed: Of the base's changed texts some, with tokens before and after.
+        findings: What the user should know.
+        tokenizer_json: What the output's tokenizer is meant to be.
+    """
+
+    source: str
+    tokens: int
+    rows: int
+    models: Mapping[str, Mapping[str, int]]
+    encoded: Mapping[str, Mapping[str, int]]
+    changed: tuple[tuple[str, int, int], ...]
+    findings: tuple[str, ...]
+    tokenizer_json: str = field(default="", repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """For manifest and `mw check --json`."""
+        found = {key: value for key, value in vars(self).items() if key != "tokenizer_json"}
+        names = ("text", "tokens_before", "tokens_after")
+        return found | {
+            "models": {label: dict(counts) for label, counts in self.models.items()},
+            "encoded": {label: dict(counts) for label, counts in self.encoded.items()},
+            "changed": [dict(zip(names, entry, strict=True)) for entry in self.changed],
+            "findings": list(self.findings),
+        }
 
 
 @dataclass(frozen=True)
@@ -105,6 +157,8 @@ class Plan:
         facts: Differences between the inputs worth a look: licences, tokenizers, chat templates.
         recipe_text: The recipe as it was written.
         folder: Where its relative paths start.
+        vocabulary: What becomes of vocabularies, where they differ or are changed.
+        origin: Where its model is computed from others that the recipe does not name: the command and its arguments.
     """
 
     recipe: Recipe
@@ -121,6 +175,8 @@ class Plan:
     facts: Mapping[str, Mapping[str, str]]
     recipe_text: str
     folder: str = ""
+    vocabulary: PlannedVocabulary | None = None
+    origin: Mapping[str, Any] | None = None
 
     def refs(self, tensor: PlannedTensor) -> list[TensorRef]:
         """The tensors that are read for an output tensor."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from modelwright.errors import InputError, Problem, listing
 from modelwright.methods import Registry
+from modelwright.recipe._classes import check_classes
 from modelwright.recipe._context import Context, Opener
 from modelwright.recipe._groups import plan_modules
 from modelwright.recipe._models import check_parameters, open_models
@@ -13,7 +14,7 @@ from modelwright.recipe._plan import Plan
 from modelwright.recipe._schema import Recipe
 from modelwright.recipe._sidefiles import side_files
 from modelwright.recipe._tensors import same_everywhere
-from modelwright.recipe._tokenizers import check_tokenizers
+from modelwright.recipe._vocabulary import bring_together
 from modelwright.recipe._yaml import Lines
 
 
@@ -47,11 +48,13 @@ def resolve(recipe: Recipe, *, opener: Opener, registry: Registry, lines: Lines,
     context.parts += context.models[donor].parts
     if recipe.missing == "base" and base is None and all(not piece.base_model for piece in recipe.slices or ()):
         context.wrong("missing: base needs base_model", "Add it, or use missing: skip.", ("missing",))
-    check_tokenizers(context, donor)
+    bring_together(context, donor)
+    context.stop_if_wrong()
     plan_modules(context, base, donor)
     _say_gathered(context)
     context.stop_if_wrong()
     same_everywhere(context)
+    check_classes(context)
     _account(context)
     files, parts, facts = side_files(context, donor)
     context.stop_if_wrong()
@@ -62,6 +65,7 @@ def resolve(recipe: Recipe, *, opener: Opener, registry: Registry, lines: Lines,
         recipe=recipe, method=method, models=tuple(context.models), donor=donor, base=base,
         tensors=tuple(context.tensors), parts=parts, fates=context.fates, created=tuple(context.created), files=files,
         notes=tuple(context.notes), facts=facts, recipe_text=text,
+        vocabulary=context.vocabulary,
     )  # fmt: skip
 
 
@@ -104,7 +108,7 @@ def _say_gathered(context: Context) -> None:
         elif kind == "vocabulary":
             context.wrong(
                 f"{label} and {context.models[other].label} differ in vocabulary size: {listing(names, 3)}",
-                "Embeddings of different vocabularies cannot be merged yet: give the models one tokenizer first.",
+                "Say which vocabulary the output has, and rows are re-laid by token: tokenizer: {source: base}, or union, or a model.",
                 at,
             )
         elif kind == "few":

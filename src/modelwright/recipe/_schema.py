@@ -83,11 +83,50 @@ class Module(_Strict):
         return self
 
 
+def _token_source(value: Any) -> Any:
+    """A model, `{kind: zero}`, or `{kind: model_token, model: M}` with `token` or `token_id`."""
+    kind: Any = value.get("kind") if isinstance(value, dict) else None  # type: ignore[reportUnknownMemberType]
+    if kind is None:
+        found = _reference(value)
+        if found is None or (isinstance(found, str) and found):
+            return found
+        raise ValueError("must be a model, {kind: zero} or {kind: model_token, model: M, token: T}")
+    entry: dict[str, Any] = dict(value)  # type: ignore[reportUnknownArgumentType]
+    keys = set(entry) - {"kind"}
+    if kind == "zero" and not keys:
+        return entry
+    if kind != "model_token":
+        raise ValueError(f"kind must be zero, alone, or model_token, got {entry!r}")
+    entry["model"] = _reference(entry.get("model"))
+    token, number = entry.get("token"), entry.get("token_id")
+    good = (
+        isinstance(entry["model"], str)
+        and keys <= {"model", "token", "token_id"}
+        and (token is None) != (number is None)
+    )
+    if (
+        not good
+        or (token is not None and not isinstance(token, str))
+        or (number is not None and type(number) is not int)
+    ):
+        raise ValueError(
+            f"model_token needs model, and either token (a text) or token_id (a whole number), got {value!r}"
+        )
+    return entry
+
+
+class TokenSettings(_Strict):
+    """Where the row of one token starts from."""
+
+    source: Annotated[Any, BeforeValidator(_token_source)] = None
+    force: bool = False
+
+
 class TokenizerSettings(_Strict):
     """How vocabularies come together."""
 
     source: Reference = "union"
-    tokens: dict[str, Any] | None = None
+    tokens: dict[str, TokenSettings] | None = None
     pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -111,6 +150,7 @@ class Recipe(_Strict):
     tokenizer_source: Reference | None = None
     tokenizer: TokenizerSettings | None = None
     chat_template: str | None = None
+    allow_retokenization: bool = False
     semantics: Semantics = "community"
     missing: Missing = "error"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -167,7 +207,7 @@ def parse(data: Any, lines: Lines) -> Recipe:
 
 _TYPES: dict[str, type[BaseModel]] = {
     "models": InputModel, "slices": OutputSlice, "sources": InputSlice, "modules": Module, "steps": Recipe,
-    "tokenizer": TokenizerSettings,
+    "tokenizer": TokenizerSettings, "tokens": TokenSettings,
 }  # fmt: skip
 
 

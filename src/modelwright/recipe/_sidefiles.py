@@ -11,19 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modelwright.architectures import is_text, resize_config
+from modelwright.architectures import is_table, is_text, resize_config
 from modelwright.checkpoint import Checkpoint, Part, read_json
 from modelwright.errors import InputError, listing
 from modelwright.recipe._context import Context
 from modelwright.recipe._plan import SideFile
 from modelwright.recipe._tokenizers import chosen_template, fingerprint, own_template, tokenizer_donor
+from modelwright.recipe._vocabulary import note_template, settle_config
+from modelwright.vocabulary import TOKENIZER_FILES
 
 #: Files that belong to a model but are not weights.
 SIDE_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".vocab", ".bpe"}
-_TOKENIZER = re.compile(
-    r"^(tokenizer.*|special_tokens_map\.json|added_tokens\.json|merges\.txt|vocab\..*|spiece\.model|.*\.tiktoken|"
-    r"sentencepiece.*|chat_template.*|bpe\.codes)$"
-)
 #: Left by training or by a former merge; they would be untrue of the result.
 _STALE = re.compile(
     r"^(manifest\.json|trainer_state\.json|train(ing)?_(results|args).*|all_results\.json|eval_results\.json|"
@@ -43,8 +41,9 @@ def side_files(
     files = _given(model, parts)
     other = context.models[tokenizer_donor(context, donor)]
     if other is not model and (theirs := _given(other, parts)):
-        files = {name: file for name, file in files.items() if not _TOKENIZER.match(name)}
-        files |= {name: file for name, file in theirs.items() if _TOKENIZER.match(name)}
+        files = {name: file for name, file in files.items() if not TOKENIZER_FILES.match(name)}
+        files |= {name: file for name, file in theirs.items() if TOKENIZER_FILES.match(name)}
+    _settle_tokenizer(context, files)
     for part, before in zip(parts, context.parts, strict=True):
         if part.config is not None:
             name = f"{part.prefix}config.json"
@@ -53,17 +52,56 @@ def side_files(
     template = chosen_template(context)
     if template is not None:
         _set_template(files, template)
+    note_template(context, template)
     return tuple(files[name] for name in sorted(files)), parts, _facts(context)
+
+
+#: What slow tokenizers are read from: none of it could say what a tokenizer made here has.
+_SLOW = re.compile(
+    r"^(tokenizer\.model.*|spiece\.model|sentencepiece.*|vocab\..*|merges\.txt|added_tokens\.json|.*\.tiktoken|bpe\.codes)$"
+)
+
+
+def _settle_tokenizer(context: Context, files: dict[str, SideFile]) -> None:
+    """The files of a tokenizer that was made here, and numbers of tokens in what generation is configured with."""
+    made = context.tokenizer
+    if made is not None:
+        for name in [name for name in files if _SLOW.match(name)]:
+            del files[name]
+        files["tokenizer.json"] = SideFile("tokenizer.json", text=made.text())
+        settings = _table_of(files.get("tokenizer_config.json"))
+        if is_table(settings.get("added_tokens_decoder")):
+            flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+            told = {str(e["id"]): {flag: e.get(flag, False) for flag in flags} for e in made.added.values()}
+            settings["added_tokens_decoder"] = {**settings["added_tokens_decoder"], **told}
+            files["tokenizer_config.json"] = SideFile("tokenizer_config.json", text=_json(settings))
+    generation = files.get("generation_config.json")
+    if generation is not None and context.told is not None:
+        before = _table_of(generation)
+        other = context.models[tokenizer_donor(context, context.donor)]
+        source = _table_of(_given(other, ()).get("generation_config.json"))
+        after = settle_config(context, before, source, "generation_config.json")
+        if after != before:
+            files["generation_config.json"] = SideFile("generation_config.json", text=_json(after))
+
+
+def _table_of(file: SideFile | None) -> dict[str, Any]:
+    """What a JSON file says; nothing where there is none."""
+    if file is None:
+        return {}
+    return (read_json(file.source) if file.source else json.loads(file.text or "{}")) or {}
 
 
 def _given(model: Checkpoint, parts: tuple[Part, ...]) -> dict[str, SideFile]:
     """What a model has beside its weights: in its folder, or, for a merge in memory, what it would write there."""
-    if model.path is None:
-        texts = {name: SideFile(name, text=file) for name, file in model.beside.items() if isinstance(file, str)}
-        return texts | {n: SideFile(n, source=file) for n, file in model.beside.items() if isinstance(file, Path)}
-    if not model.path.is_dir():
-        return {}
-    return {name: SideFile(name, source=path) for name, path in _copied(model.path, parts).items()}
+    texts = {name: SideFile(name, text=file) for name, file in model.beside.items() if isinstance(file, str)}
+    beside = texts | {n: SideFile(n, source=file) for n, file in model.beside.items() if isinstance(file, Path)}
+    if model.path is None or not model.path.is_dir():
+        return beside
+    found = {name: SideFile(name, source=path) for name, path in _copied(model.path, parts).items()}
+    if "tokenizer.json" in beside:
+        found = {name: file for name, file in found.items() if not TOKENIZER_FILES.match(name)}
+    return found | beside
 
 
 def _copied(folder: Path, parts: tuple[Part, ...]) -> dict[str, Path]:
@@ -132,11 +170,15 @@ def _with_config(context: Context, donor: int, part: Part) -> Part:
             context.note(
                 f"config.json has no key for the {resized.count} layers of '{resized.stack}': set it to {total}"
             )
+    other = context.models[tokenizer_donor(context, donor)]
+    config = settle_config(context, config, (other.config or {}) if part == context.parts[0] else {}, "config.json")
     if context.untied:
         _untie(config)
     floats = Counter[str]()
     for tensor in context.tensors:
-        if tensor.part == part.prefix and tensor.dtype.floating:
+        if (
+            tensor.part == part.prefix and tensor.dtype.floating and tensor.dtype.itemsize > 1
+        ):  # float8 is no dtype to compute in
             floats[tensor.dtype.name] += tensor.size
     if floats:
         name = floats.most_common(1)[0][0]
@@ -180,10 +222,8 @@ def _set_dtype(config: dict[str, Any], name: str) -> None:
 def _set_template(files: dict[str, SideFile], template: str) -> None:
     files["chat_template.jinja"] = SideFile("chat_template.jinja", text=template)
     entry = files.get("tokenizer_config.json")
-    settings = None
-    if entry is not None:
-        settings = read_json(entry.source) if entry.source else json.loads(entry.text or "{}")
-    if settings is not None and "chat_template" in settings:
+    settings = _table_of(entry)
+    if "chat_template" in settings:
         settings["chat_template"] = template
         files["tokenizer_config.json"] = SideFile("tokenizer_config.json", text=_json(settings))
 

@@ -17,7 +17,7 @@ from modelwright.checkpoint import Part, TensorRef
 from modelwright.errors import InputError, listing
 from modelwright.methods import Parameter, Position
 from modelwright.recipe._context import Context, Slice, Source
-from modelwright.recipe._plan import Fate, Input, PlannedTensor
+from modelwright.recipe._plan import Fate, Input, PlannedTensor, counted_together
 from modelwright.recipe._settings import resolve
 from modelwright.tensors import dtype as find_dtype, promote
 
@@ -84,6 +84,8 @@ def plan_tensor(
     if parameters is None or not _go_together(context, piece, parameters, position, len(inputs)):
         return
     as_is = context.method.copies(parameters)
+    if as_is and not stated:  # float8 that is no quantised weight, or is to stay one
+        dtype = refs[0].dtype
     for entry in (*inputs, *([base] if base else [])):
         _settle(context, entry, name, "copied" if as_is else "merged")
     action = "copy" if as_is else "merge"
@@ -305,29 +307,31 @@ def _ungiven(context: Context, parameter: Parameter, piece: Slice, source: Sourc
 
 
 def same_everywhere(context: Context) -> None:
-    """A statistic over the whole model needs one value of its parameters for all tensors."""
+    """A statistic over the whole model, or over a layer, needs one value of its parameters for all tensors there."""
     merged = [tensor for tensor in context.tensors if tensor.action == "merge"]
-    if not merged:
-        return
     # Any tensor may be the one that asks for a statistic: a filter can give the first one other parameters.
     asked = (entry for tensor in merged for entry in context.method.rounds(tensor.parameters))
     names = dict.fromkeys(name for entry in asked for name in entry.uniform)
+    groups = counted_together(context.method, merged) if names else []
+    where = "the whole model" if len(groups) == 1 else "the layer"
     if context.recipe.missing == "skip" and any(context.method.fields[name].per_model for name in names):
-        _same_models(context, merged)
+        for group in groups:
+            _same_models(context, group, where)
         context.stop_if_wrong()
-    for tensor in merged:
-        for name in names:
-            if tensor.parameters[name] != merged[0].parameters[name]:
-                context.wrong(
-                    f"{context.method.name}: '{name}' must have one value for all tensors, because it is counted over the "
-                    f"whole model; {merged[0].name} has {merged[0].parameters[name]}, {tensor.name} {tensor.parameters[name]}",
-                    "Remove the filter or gradient, or use scope: tensor.",
-                )
-                return
+    for group in groups:
+        for tensor in group:
+            for name in names:
+                if tensor.parameters[name] != group[0].parameters[name]:
+                    context.wrong(
+                        f"{context.method.name}: '{name}' must have one value for all tensors, because it is counted over "
+                        f"{where}; {group[0].name} has {group[0].parameters[name]}, {tensor.name} {tensor.parameters[name]}",
+                        "Remove the filter or gradient, or use scope: tensor.",
+                    )
+                    return
 
 
-def _same_models(context: Context, merged: Sequence[PlannedTensor]) -> None:
-    """What is counted for each model over the whole model needs the same models in every tensor."""
+def _same_models(context: Context, merged: Sequence[PlannedTensor], where: str) -> None:
+    """What is counted for each model over several tensors needs the same models in every one of them."""
     expected = [entry.model for entry in merged[0].inputs]
     other = next((t for t in merged if [entry.model for entry in t.inputs] != expected), None)
     if other is not None:
@@ -335,7 +339,7 @@ def _same_models(context: Context, merged: Sequence[PlannedTensor]) -> None:
             f"{t.name} is in {listing(context.models[i.model].label for i in t.inputs)}" for t in (merged[0], other)
         )
         context.wrong(
-            f"{context.method.name}: what is counted over the whole model needs every tensor in every model; "
+            f"{context.method.name}: what is counted over {where} needs every tensor in every model; "
             + ", ".join(which),
             "Use missing: base, or scope: tensor.",
             ("missing",),

@@ -12,11 +12,17 @@ from modelwright.studies._evidence import (
     Verdict as Verdict,
     whole_verdict as whole_verdict,
 )
+from modelwright.studies._forests_as_smoothers import FORESTS_AS_SMOOTHERS as FORESTS_AS_SMOOTHERS
+from modelwright.studies._layer_swapping import LAYER_SWAPPING as LAYER_SWAPPING
+from modelwright.studies._llm_domain_adaptation import LLM_DOMAIN_ADAPTATION as LLM_DOMAIN_ADAPTATION
 from modelwright.studies._merging_at_scale import MERGING_AT_SCALE as MERGING_AT_SCALE
 from modelwright.studies._model_breadcrumbs import MODEL_BREADCRUMBS as MODEL_BREADCRUMBS
 from modelwright.studies._model_soups import MODEL_SOUPS as MODEL_SOUPS
+from modelwright.studies._muscle import MUSCLE as MUSCLE
 from modelwright.studies._pcb_merging import PCB_MERGING as PCB_MERGING
 from modelwright.studies._registry import studies as studies, study as study
+from modelwright.studies._reward_ensembles import REWARD_ENSEMBLES as REWARD_ENSEMBLES
+from modelwright.studies._sparse_model_soups import SPARSE_MODEL_SOUPS as SPARSE_MODEL_SOUPS
 from modelwright.studies._study import (
     BUDGETS as BUDGETS,
     Budget as Budget,
@@ -29,6 +35,7 @@ from modelwright.studies._study import (
     Table as Table,
 )
 from modelwright.studies._ties_merging import TIES_MERGING as TIES_MERGING
+from modelwright.studies._window_early_exit import WINDOW_EARLY_EXIT as WINDOW_EARLY_EXIT
 
 #: Every study of this package by its id.
 STUDIES: dict[str, Study] = {record.id: record for record in list(globals().values()) if isinstance(record, Study)}

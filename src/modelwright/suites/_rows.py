@@ -89,6 +89,8 @@ def unfit(method: Method, count: int) -> str:
     if count < least or (most is not None and count > most):
         takes = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
         return f"it takes {takes} model{'s' * (takes != '1')}{beside}, and there are {count} experts"
+    if method.parts is not None:
+        return "it makes a bundle that is told the task of each item, which a merged model is not"
     if method.needs:
         return f"it needs {listing(method.needs)}, which a sweep cannot collect yet"
     return ""

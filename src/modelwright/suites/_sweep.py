@@ -85,26 +85,30 @@ def sweep(
     _check_same(work.folder, conditions)
     cells = Cells(work.folder)
     told = _Told(progress)
-    blank: list[Cell] = []
-    for family in settings.families(suite):
+
+    def begin(family: Family) -> tuple[Bench, list[Cell]]:
+        """What is made of a family, and the cells of it that are not there yet."""
         bench = Bench(family, known, settings, cells, work.said, work.wanted)
         if methods != "all":
             check_fit(list(bench.rows.values()))
-        if family.seed == 0:
+        if not told.of:
             told.of = sum(len(rows_of(replace(family, seed=seed), wanted)) for seed in range(settings.seeds))
             _keep(work, {**conditions, "items": bench.judge.most}, family)
         cells.discard_others(family.seed, bench.fingerprint)
-        for row in bench.rows.values():
-            cell = bench.blank(row)
-            found = cells.done(cell.seed, cell.label, cell.key)
-            if found is not None:
+        blank: list[Cell] = []
+        for cell in map(bench.blank, bench.rows.values()):
+            if (found := cells.done(cell.seed, cell.label, cell.key)) is not None:
                 told(found)
-            elif settings.workers == 1:
-                told(bench.make(row, told), made=True)
             else:
                 blank.append(cell)
-    if blank:
-        in_processes(work, blank, lambda cell: told(cell, made=True))
+        return bench, blank
+
+    if settings.workers > 1:
+        in_processes(work, lambda seed: begin(settings.family(suite, seed))[1], lambda cell: told(cell, made=True))
+    else:
+        for bench, blank in map(begin, settings.families(suite)):
+            for cell in blank:
+                told(bench.make(bench.rows[cell.label], told), made=True)
     own = [cell for cell in cells if cell.said == work.said and cell.seed < settings.seeds]
     return Sweep(work.folder, tuple(own), told.made)
 

@@ -1,4 +1,7 @@
-"""Cells made by several processes, each of which has its share of the cores."""
+"""Families trained and cells made by several processes, each of which has its share of the cores.
+
+Processes and not threads: of what training small networks takes, Python's part is so large that two threads do the work of 1.1.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.api import registry
+from modelwright.errors import RunError
 from modelwright.evaluate._predictor import needs
 from modelwright.suites._bench import Bench
 from modelwright.suites._cells import Cell, Cells
@@ -59,43 +63,49 @@ class Work:
         return bench
 
 
-def in_processes(work: Work, blank: Sequence[Cell], told: Callable[[Cell], None]) -> None:
-    """Make cells. A process that dies over one, for want of memory or by a fault, leaves a failed cell and nothing worse.
+def in_processes(work: Work, begin: Callable[[int], Sequence[Cell]], told: Callable[[Cell], None]) -> None:
+    """Train the families of all seeds, and make their cells as soon as they are trained.
+
+    A process that dies over a cell, for want of memory or by a fault, leaves a failed cell and nothing worse.
 
     Args:
         work: The sweep.
-        blank: The cells to make.
+        begin: Given a seed whose family is trained: its cells that are to be made.
         told: Told of cells that are finished, and of those that are running after each trial.
 
     Raises:
+        RunError: A process died over a training.
         Exception: What a process met outside the making of a cell, such as data that are gone.
     """
-    waiting = deque(blank)
-    count = min(work.settings.workers, len(waiting))
+    seeds, cells = deque(range(work.settings.seeds)), deque[Cell]()
+    count = work.settings.workers
     workers = [_Worker(work, count) for _ in range(count)]
     try:
         while True:
             for worker in workers:
-                if worker.cell is None and waiting:
-                    worker.give(waiting.popleft())
-            busy = {worker.pipe: worker for worker in workers if worker.cell is not None}
+                if worker.idle and (seeds or cells):  # trainings first: they take longest
+                    worker.give(seeds.popleft() if seeds else cells.popleft())
+            busy = {worker.pipe: worker for worker in workers if not worker.idle}
             if not busy:
                 return
             for pipe in wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]
-                cell = worker.take()
-                if cell is None:
+                found = worker.take()
+                if found is None:
                     workers[workers.index(worker)] = _Worker(work, count)
-                    cell = worker.lost()
-                    Cells(work.folder).finish(cell)
-                told(cell)
+                    found = worker.lost()
+                    Cells(work.folder).finish(found)
+                if isinstance(found, Cell):
+                    told(found)
+                else:
+                    cells.extend(begin(found))
     finally:
         for worker in workers:
             worker.end()
 
 
 class _Worker:
-    """A process that makes one cell after another."""
+    """A process that does one thing after another: trains the family of a seed, or makes a cell."""
 
     def __init__(self, work: Work, count: int):
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may wait for a lock for ever
@@ -103,32 +113,42 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(work, count, other), daemon=True)
         self._process.start()
         other.close()
-        self.cell: Cell | None = None
+        self._at: int | Cell | None = None
 
-    def give(self, cell: Cell) -> None:
-        """Have it make a cell."""
-        self.cell = cell
-        self.pipe.send((cell.seed, cell.label))
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for something to do."""
+        return self._at is None
 
-    def take(self) -> Cell | None:
-        """What it says of its cell; None where it has died."""
+    def give(self, job: int | Cell) -> None:
+        """Have it train the family of a seed, or make a cell."""
+        self._at = job
+        self.pipe.send(job if isinstance(job, int) else (job.seed, job.label))
+
+    def take(self) -> int | Cell | None:
+        """The seed that is trained, or what it says of its cell; None where it has died."""
         try:
             found: Any = self.pipe.recv()
         except (EOFError, OSError):
             return None
         if isinstance(found, Exception):
             raise found
-        if found.status != "running":
-            self.cell = None
+        if isinstance(found, int) or found.status != "running":
+            self._at = None
         return found
 
     def lost(self) -> Cell:
-        """The cell that it died over."""
-        assert self.cell is not None
+        """The cell that it died over.
+
+        Raises:
+            RunError: It died over a training.
+        """
         self._process.join()
         code = self._process.exitcode
         why = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        return replace(self.cell, status="failed", reason=f"the process that made it {why}; is there enough memory?")
+        if not isinstance(self._at, Cell):
+            raise RunError(f"the process that trained the family of seed {self._at} {why}; is there enough memory?")
+        return replace(self._at, status="failed", reason=f"the process that made it {why}; is there enough memory?")
 
     def end(self) -> None:
         """End it, whatever it is at."""
@@ -138,19 +158,23 @@ class _Worker:
 
 
 def _serve(work: Work, count: int, pipe: Connection) -> None:
-    """What a process does: make the cells that it is told to, until nobody tells it any more."""
+    """What a process does: train and make what it is told to, until nobody tells it any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that began it decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _share_cores(count)
     bench = work.benches()
     while True:
         try:
-            seed, label = pipe.recv()
+            job: int | tuple[int, str] = pipe.recv()
         except EOFError:
             return
         try:
-            own = bench(seed)
-            pipe.send(own.make(own.rows[label], pipe.send))
+            if isinstance(job, int):
+                work.settings.family(work.suite, job)
+                pipe.send(job)
+                continue
+            own = bench(job[0])
+            pipe.send(own.make(own.rows[job[1]], pipe.send))
         except Exception as error:
             pipe.send(error)
 

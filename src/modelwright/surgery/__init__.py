@@ -18,3 +18,6 @@ from modelwright.surgery._inspect import (
     inspect as inspect,
 )
 from modelwright.surgery._lineage import Ancestor as Ancestor
+from modelwright.surgery._rank import Rank as Rank
+from modelwright.surgery._tools import Made as Made, by_tool as by_tool
+from modelwright.surgery._verify import verify as verify

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modelwright.api import Job, registry
-from modelwright.checkpoint import Checkpoint, from_pieces, open as open_checkpoint, pieces
-from modelwright.errors import InputError, listing
+from modelwright.api import Job, open_model as open_checkpoint, registry
+from modelwright.checkpoint import (
+    GRAINS,
+    Checkpoint,
+    Grain,
+    from_pieces,
+    pieces,
+    quantise as quantise_checkpoint,
+)
+from modelwright.errors import InputError, did_you_mean, listing
+from modelwright.surgery._origin import origin_of
 from modelwright.tensors import OUTPUT_NAMES
+
+#: What matrices can be quantised to, and what shares a scale there.
+QUANTISED: dict[str, Grain] = {f"fp8-{grain}": grain for grain in GRAINS}
 
 _SPAN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 #: More layers than any model has, and fewer than fill a memory.
@@ -24,6 +36,9 @@ def convert(
     dtype: str | None = None,
     layers: str | None = None,
     rename: Mapping[str, str] | None = None,
+    quantise: str | None = None,
+    float8: str = "e4m3",
+    keep: Sequence[str] = (),
 ) -> Checkpoint:
     """A model in another form. Nothing is read before it is saved.
 
@@ -34,6 +49,10 @@ def convert(
         layers: Which layers, in which order, counted from 0, both ends of a range included: `0-15,8-23` for depth up-scaling, `0-11`
             to drop the others. The configuration's number of layers and its lists with an entry a layer follow.
         rename: Patterns to names, as in recipes: `{"model.*": "language_model.*"}`; each `*` is carried over.
+        quantise: `fp8-block`, `fp8-channel` or `fp8-tensor`: matrices of layers as float8 with a scale for each block of 128 x 128, row
+            or matrix, after everything else; see `modelwright.checkpoint.quantise`.
+        float8: With `quantise`: e4m3, or e5m2.
+        keep: With `quantise`: patterns of names that are not quantised either.
 
     Returns:
         A lazy `Checkpoint`; `.save(folder, shard_bytes=...)` streams it to safetensors.
@@ -47,20 +66,37 @@ def convert(
         >>> [float(ref.read()[0]) for ref in convert(model, layers="0-2,1-3").values()]
         [0.0, 1.0, 2.0, 1.0, 2.0, 3.0]
     """
-    return conversion(models, dtype=dtype, layers=layers, rename=rename).checkpoint()
+    chosen = {"quantise": quantise, "float8": float8, "keep": keep}
+    return conversion(models, dtype=dtype, layers=layers, rename=rename, **chosen).checkpoint()
 
 
 def conversion(
-    models: Any, *, dtype: str | None = None, layers: str | None = None, rename: Mapping[str, str] | None = None
+    models: Any,
+    *,
+    dtype: str | None = None,
+    layers: str | None = None,
+    rename: Mapping[str, str] | None = None,
+    quantise: str | None = None,
+    float8: str = "e4m3",
+    keep: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> Job:
-    """What `convert` is: a recipe of one model, bound to it."""
+    """What `convert` is: a recipe of one model, bound to it. Relative paths start in `folder`, else in the working directory."""
     if dtype is not None and dtype not in OUTPUT_NAMES:
         raise InputError(
             f"dtype must be one of {listing(OUTPUT_NAMES)}, got '{dtype}'",
-            "To quantise, use the tools of the format; mw.checkpoint.write_gguf writes GGUF.",
+            f"To quantise: {listing(QUANTISED)}.",
+        )
+    if quantise is not None and quantise not in QUANTISED:
+        raise InputError(
+            f"quantise must be one of {listing(QUANTISED)}, got '{quantise}'", did_you_mean(quantise, QUANTISED)
+        )
+    if quantise is None and (keep or float8 != "e4m3"):
+        raise InputError(
+            "keep and float8 say how to quantise, and quantise is not given", "Add fp8-block, or leave them out."
         )
     spans = None if layers is None else spans_of(layers)
-    opened = _opened(models)
+    opened = _opened(models, folder)
     _check_adapter(opened)
     entry: dict[str, Any] = {"model": opened.label} | ({"rename": dict(rename)} if rename else {})
     data: dict[str, Any] = {"merge_method": "passthrough"} | ({"out_dtype": dtype} if dtype else {})
@@ -69,7 +105,31 @@ def conversion(
     else:
         _check_depth(opened, spans)
         data["slices"] = [{"sources": [{**entry, "layer_range": [first, last + 1]}]} for first, last in spans]
-    return Job.from_recipe(data, [], registry(), {opened.label: opened})
+    settings = {
+        "dtype": dtype,
+        "layers": layers,
+        "rename": dict(rename or {}),
+        "quantise": quantise,
+        "keep": list(keep),
+    }
+    origin = origin_of("convert", {"models": models}, **settings, float8=float8 if quantise else None)
+    if quantise is None:
+        whole = isinstance(models, str | os.PathLike) and not _in_pieces(models, folder)
+        return Job.from_recipe(data, [], registry(), {opened.label: opened}, origin=None if whole else origin)
+    if dtype or rename or spans:
+        opened = _labelled(Job.from_recipe(data, [], registry(), {opened.label: opened}).checkpoint(), opened)
+    small = quantise_checkpoint(opened, QUANTISED[quantise], float8=float8, keep=keep)
+    data = {"merge_method": "passthrough", "models": [{"model": small.label}]}
+    return Job.from_recipe(data, [], registry(), {small.label: small}, origin=origin)
+
+
+def _labelled(changed: Checkpoint, of: Checkpoint) -> Checkpoint:
+    """A conversion that is computed while it is read goes by the name of its model, and lies where that does."""
+    result = copy.copy(changed)
+    result.label, result.notes, result.path, result.beneath, result.states = (
+        of.label, of.notes, of.path, of.beneath, of.states,
+    )  # fmt: skip
+    return result
 
 
 def spans_of(text: str) -> list[tuple[int, int]]:
@@ -119,39 +179,39 @@ def _check_adapter(model: Checkpoint) -> None:
         )
 
 
-def _opened(models: Any) -> Checkpoint:
+def _opened(models: Any, folder: Path | None = None) -> Checkpoint:
     one = isinstance(models, str | os.PathLike | Mapping) or hasattr(models, "state_dict")
     listed: list[Any] = [models] if one else list(models)  # type: ignore[reportArgumentType]
     if not listed:
         raise InputError("no model to convert")
     if len(listed) == 1:
         try:
-            return open_checkpoint(listed[0])
+            return open_checkpoint(listed[0], folder=folder)
         except InputError:
-            if not _in_pieces(listed[0]):
+            if not _in_pieces(listed[0], folder):
                 raise
     odd = [type(part).__name__ for part in listed if not isinstance(part, str | Path)]
     if odd:
         raise InputError(f"parts of one model must be folders and files, got {listing(odd)}")
-    missing = [str(part) for part in listed if not Path(part).expanduser().exists()]
+    places = [(folder or Path()) / Path(part).expanduser() for part in listed]
+    missing = [str(part) for part, place in zip(listed, places, strict=True) if not place.exists()]
     if missing:
         raise InputError(
             f"no file or folder is called {listing(repr(name) for name in missing)}",
             "Several inputs are the parts of one model, on this machine.",
         )
-    places = [Path(part).expanduser() for part in listed]
     return from_pieces(places, label=", ".join(str(part) for part in listed))
 
 
-def _in_pieces(part: Any) -> bool:
+def _in_pieces(part: Any, folder: Path | None = None) -> bool:
     """Whether a folder has several weight files and no index that says which are a model's."""
     if not isinstance(part, str | Path):
         return False
-    folder = Path(part).expanduser()
+    place = (folder or Path()) / Path(part).expanduser()
     if (
-        not folder.is_dir()
-        or any(folder.glob("*.index.json"))
-        or any((folder / f).exists() for f in ("model_index.json", "modules.json"))
+        not place.is_dir()
+        or any(place.glob("*.index.json"))
+        or any((place / f).exists() for f in ("model_index.json", "modules.json"))
     ):
         return False
-    return len(pieces(folder)) > 1
+    return len(pieces(place)) > 1

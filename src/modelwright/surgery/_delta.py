@@ -1,4 +1,4 @@
-"""A fine-tune as what it changed of its base: exact to the bit, or with matrices as low-rank factors and the error told."""
+"""A fine-tune as what it changed of its base: exact to the bit, or low-rank or in 8 bits with the error told."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from modelwright.api import Job, registry
+from modelwright.api import Job, open_model as open_checkpoint, registry
 from modelwright.architectures import is_table
-from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef, open as open_checkpoint
+from modelwright.checkpoint import Checkpoint, NumpyArray, TensorRef, array_ref
 from modelwright.errors import InputError, listing
-from modelwright.tensors import DTYPES, EXACT, dtype as find_dtype, singular, widen
+from modelwright.surgery._origin import origin_of
+from modelwright.surgery._rank import Rank
+from modelwright.tensors import DTYPES, dtype as find_dtype, widen
 
 #: The tensor of bytes that says what the others are, as JSON.
 INDEX = "delta.json"
@@ -27,8 +29,12 @@ _VERSION = 1
 _UNSIGNED = {1: "U8", 2: "U16", 4: "U32", 8: "U64"}
 
 #: `same`: as in the base; `sparse`: the entries that changed, with their places; `bits`: the exclusive or of all bits;
-#: `whole`: a tensor that the base does not have in this shape and format; `factors`: base + up @ down, rounded.
-Form = Literal["same", "sparse", "bits", "whole", "factors"]
+#: `whole`: a tensor that the base does not have in this shape and format; `factors`: base + up @ down, rounded; `int8`: base + whole
+#: numbers x a scale for each row, rounded.
+Form = Literal["same", "sparse", "bits", "whole", "factors", "int8"]
+#: Those that do not bring a tensor back to the bit.
+LOSSY = frozenset({"factors", "int8"})
+_STEPS = 127
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,10 @@ class Change:
         form: How the change is stored.
         stored: Bytes that takes.
         changed: Entries whose bits are not the base's.
-        error: Of `factors`, norm of what is lost of the task vector over its norm; else 0.
-        square: Squared norm of the task vector, of `factors`; else 0.
+        error: Norm of what `apply` does not bring back over the norm of the task vector, the rounding to the tensor's format
+            included; 0 for exact forms.
+        square: Squared norm of the task vector; 0 for exact forms.
+        rank: Of `factors`, their rank; else 0.
     """
 
     name: str
@@ -50,6 +58,7 @@ class Change:
     changed: int
     error: float = 0.0
     square: float = 0.0
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,11 @@ class Delta:
     @property
     def exact(self) -> bool:
         """Whether the fine-tune comes back to the bit."""
-        return all(change.form != "factors" for change in self.changes)
+        return all(change.form not in LOSSY for change in self.changes)
 
     @property
     def error(self) -> float:
-        """What is lost of all task vectors that are stored as factors, over their norm; 0 where nothing is."""
+        """What is lost of all task vectors that are not stored exactly, over their norm; 0 where nothing is."""
         whole = sum(change.square for change in self.changes)
         lost = sum(change.error**2 * change.square for change in self.changes)
         return math.sqrt(lost / whole) if whole else 0.0
@@ -81,7 +90,9 @@ class Delta:
         return self.job.save(out, **options)
 
 
-def extract(tuned: Any, *, base: Any, rank: int | None = None, threads: int = 0) -> Delta:
+def extract(
+    tuned: Any, *, base: Any, rank: int | str | Rank | None = None, int8: bool = False, threads: int = 0
+) -> Delta:
     """What a fine-tune changed of its base.
 
     Each tensor is stored in the smallest way that is exact: not at all where nothing changed, as the entries that changed, or as the
@@ -90,15 +101,17 @@ def extract(tuned: Any, *, base: Any, rank: int | None = None, threads: int = 0)
     Args:
         tuned: The fine-tune, whatever `mw.open` opens.
         base: What it was tuned from.
-        rank: Store matrices as factors of this rank instead, where that is smaller; the best in the sense of least squares up to what a
-            randomised decomposition leaves. Not exact.
+        rank: Store matrices as factors instead, where that is smaller: of this rank, or, for each matrix, of the least rank that keeps
+            a share of its task vector's squared norm (`energy:0.95`) or loses no more than a share of its norm (`error:0.05`). Not exact.
+        int8: Store task vectors as whole numbers of 8 bits with a scale for each row (last axis) instead, where that is smaller. Not
+            exact.
         threads: How many look for changes; 0 for the number of cores. Each holds a tensor of both models.
 
     Returns:
         A `Delta`: its `changes` and `error`; `.save(folder)` writes it, `mw.apply` brings the fine-tune back.
 
     Raises:
-        InputError: A model cannot be opened, or the two have nothing in common.
+        InputError: A model cannot be opened, the two have nothing in common, or `rank` is not one of these, or stands beside `int8`.
 
     Example:
         >>> import numpy as np
@@ -107,16 +120,19 @@ def extract(tuned: Any, *, base: Any, rank: int | None = None, threads: int = 0)
         >>> [(change.name, change.form, change.changed) for change in delta.changes], delta.error
         ([('w', 'sparse', 1), ('v', 'same', 0)], 0.0)
     """
-    if rank is not None and rank < 1:
-        raise InputError(f"rank must be at least 1, got {rank}")
+    wanted = None if rank is None else Rank.of(rank)
+    if wanted is not None and int8:
+        raise InputError("rank and int8 exclude each other: a matrix is stored in one of these ways", "Leave one out.")
     one, other = open_checkpoint(tuned), open_checkpoint(base)
+    origin = origin_of("extract", {"tuned": tuned, "base": base}, rank=rank, int8=int8)
     if not any(name in other and other[name].shape == ref.shape for name, ref in one.items()):
         raise InputError(
             f"{one.label} and {other.label} have no tensor in common",
             f"They start with: {one.label}: {listing(list(one), 2)}; {other.label}: {listing(list(other), 2)}",
         )
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        found = list(pool.map(lambda name: _looked_at(name, one[name], other.get(name), rank), one))
+        found = list(pool.map(lambda name: _looked_at(name, one[name], other.get(name), wanted, int8), one))
+    changes = tuple(change for change, _, _ in found)
     tensors: dict[str, TensorRef] = {}
     entries: dict[str, Any] = {}
     for change, entry, refs in found:
@@ -129,7 +145,12 @@ def extract(tuned: Any, *, base: Any, rank: int | None = None, threads: int = 0)
     held = Checkpoint(
         tensors, label=label, path=path, parts=one.parts, notes=one.notes, beneath=beneath if path else ()
     )
-    return Delta(_job(held), tuple(change for change, _, _ in found))
+    delta = Delta(_job(held, origin), changes)
+    if delta.exact:
+        return delta
+    lossy = sum(change.form in LOSSY for change in changes)
+    note = f"not exact: {lossy} task vectors come back with a relative error of {delta.error:.3g} in all"
+    return Delta(_job(held.with_notes(note), origin), changes)
 
 
 def apply(base: Any, delta: Any) -> Checkpoint:
@@ -184,20 +205,21 @@ def application(base: Any, delta: Any) -> Job:
             parts=change.parts,
             notes=notes,
             beneath=beneath if change.path else (),
-        )
+        ),
+        origin_of("apply", {"base": base, "delta": delta}),
     )
 
 
-def _job(model: Checkpoint) -> Job:
+def _job(model: Checkpoint, origin: Mapping[str, Any] | None) -> Job:
     recipe = {"merge_method": "passthrough", "models": [{"model": model.label}]}
-    return Job.from_recipe(recipe, [], registry(), {model.label: model})
+    return Job.from_recipe(recipe, [], registry(), {model.label: model}, origin=origin)
 
 
 # --- extracting ----------------------------------------------------------------------------------------------------
 
 
 def _looked_at(
-    name: str, ref: TensorRef, base: TensorRef | None, rank: int | None
+    name: str, ref: TensorRef, base: TensorRef | None, rank: Rank | None, int8: bool
 ) -> tuple[Change, dict[str, Any], dict[str, TensorRef]]:
     """The change of a tensor, its entry in the index, and what is stored of it."""
     entry: dict[str, Any] = {
@@ -224,11 +246,17 @@ def _looked_at(
     places = "U32" if ref.size <= 1 << 32 else "U64"
     sparse = count * (DTYPES[places].itemsize + ref.dtype.itemsize)
     smallest = min(sparse, ref.nbytes)
-    if rank is not None and ref.dtype.floating and len(ref.shape) == 2 and 4 * rank * sum(ref.shape) < smallest:
-        wide, below = widen(mine), widen(theirs)
-        vector = (wide - below).astype(np.float32)
-        if np.isfinite(vector).all():
-            return _factored(name, entry, vector, rank, count)
+    if ref.dtype.floating and (rank is not None or int8):
+        vector = _vector(mine, theirs)
+        finite = bool(np.isfinite(vector).all())
+        found = None
+        if finite and rank is not None and len(ref.shape) == 2:
+            found = _factored(name, vector, rank, (smallest - 1) // (4 * sum(ref.shape)))
+        elif finite and int8 and ref.shape and ref.size + 4 * (ref.size // ref.shape[-1]) < smallest:
+            found = _in_bytes(name, ref, base, vector)
+        change = None if found is None else _lossy(name, *found, mine, theirs, vector, count)
+        if found is not None and change is not None:
+            return change, entry | {"form": change.form, "tuned": "", "error": change.error}, found[1]
     if sparse < ref.nbytes:
         entry["form"] = "sparse"
         refs = {
@@ -241,22 +269,61 @@ def _looked_at(
     return Change(name, "bits", ref.nbytes, count), entry, refs
 
 
-def _factored(
-    name: str, entry: dict[str, Any], vector: NumpyArray, rank: int, count: int
-) -> tuple[Change, dict[str, Any], dict[str, TensorRef]]:
-    u, s, vt = singular(vector.astype(np.float64), rank, "sketch" if min(vector.shape) > EXACT else "exact")
-    share = np.sqrt(s)
-    up, down = (u * share).astype(np.float32), (share[:, None] * vt).astype(np.float32)
-    square = float(np.sum(vector.astype(np.float64) ** 2))
-    lost = float(np.sum((vector - up @ down).astype(np.float64) ** 2))
-    entry |= {"form": "factors", "tuned": ""}
-    f32 = DTYPES["F32"]
-    refs = {
-        f"{name}:{side}": TensorRef(f32, factor.shape, lambda factor=factor: factor, "memory")
-        for side, factor in (("up", up), ("down", down))
+def _vector(mine: NumpyArray, theirs: NumpyArray) -> NumpyArray:
+    """The task vector, in float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (widen(mine) - widen(theirs)).astype(np.float32)
+
+
+def _factored(name: str, vector: NumpyArray, rank: Rank, most: int) -> tuple[Form, dict[str, TensorRef]] | None:
+    """The task vector as factors; they are small, and so they are kept."""
+    found = rank.factors(vector, most)
+    if found is None:
+        return None
+    pairs = zip(("up", "down"), found, strict=True)
+    return "factors", {f"{name}:{side}": array_ref(factor, DTYPES["F32"]) for side, factor in pairs}
+
+
+def _in_bytes(name: str, ref: TensorRef, base: TensorRef, vector: NumpyArray) -> tuple[Form, dict[str, TensorRef]]:
+    """The task vector in 8 bits; taken again when it is written, as all of them together may be as large as half a model."""
+    scale = _row_scale(vector)
+
+    def load() -> NumpyArray:
+        again = _vector(_stored(ref), _stored(base))
+        steps = np.where(scale > 0, scale, 1)[..., None]
+        return np.rint(again / steps).astype(np.int8)
+
+    return "int8", {
+        f"{name}:int8": TensorRef(DTYPES["I8"], ref.shape, load, "memory"),
+        f"{name}:scale": array_ref(scale, DTYPES["F32"]),
     }
-    error = math.sqrt(lost / square) if square else 0.0
-    return Change(name, "factors", up.nbytes + down.nbytes, count, error, square), entry, refs
+
+
+def _row_scale(vector: NumpyArray) -> NumpyArray:
+    """What one step of 8 bits is worth in each row."""
+    return np.max(np.abs(vector), axis=-1, initial=0) / np.float32(_STEPS)
+
+
+def _lossy(
+    name: str,
+    form: Form,
+    refs: Mapping[str, TensorRef],
+    mine: NumpyArray,
+    theirs: NumpyArray,
+    vector: NumpyArray,
+    count: int,
+) -> Change | None:
+    """What storing a tensor so takes and loses; None where it cannot be brought back at all."""
+    pieces = {piece: refs[f"{name}:{piece}"].read() for piece in _PIECES[form]}
+    with np.errstate(over="ignore"):
+        made = _put_together(form, theirs, pieces, mine.dtype, mine.shape).astype(mine.dtype)
+    lost = _vector(made, mine).astype(np.float64)
+    if not np.isfinite(lost).all():
+        return None
+    square = float(np.sum(vector.astype(np.float64) ** 2))
+    error = math.sqrt(float(np.sum(lost**2)) / square) if square else 0.0
+    rank = pieces["up"].shape[1] if form == "factors" else 0
+    return Change(name, form, sum(ref.nbytes for ref in refs.values()), count, error, square, rank)
 
 
 def _stored(ref: TensorRef) -> NumpyArray:
@@ -292,7 +359,7 @@ def _bytes_ref(text: bytes) -> TensorRef:
 # --- applying ------------------------------------------------------------------------------------------------------
 
 _PIECES: Mapping[str, tuple[str, ...]] = {
-    "same": (), "sparse": ("at", "values"), "bits": ("bits",), "whole": ("whole",), "factors": ("up", "down"),
+    "same": (), "sparse": ("at", "values"), "bits": ("bits",), "whole": ("whole",), "factors": ("up", "down"), "int8": ("int8", "scale"),
 }  # fmt: skip
 
 
@@ -346,7 +413,7 @@ def _rebuilt(
         made = _put_together(form, below, pieces, numpy, shape)
     except (ValueError, IndexError, TypeError):
         raise InputError(f"{delta.label}: the pieces of '{name}' do not fit", "Extract it again.") from None
-    if form != "factors" and _digest(made) != entry["tuned"]:
+    if form not in LOSSY and _digest(made) != entry["tuned"]:
         raise InputError(
             f"{delta.label}: '{name}' does not come out as it was: the delta is damaged", "Extract it again."
         )
@@ -363,6 +430,8 @@ def _put_together(
         return base
     if form == "factors":
         return widen(base) + pieces["up"] @ pieces["down"]
+    if form == "int8":
+        return widen(base) + pieces["int8"].astype(np.float32) * pieces["scale"][..., None]
     words = _words(base)
     if form == "bits":
         return (words ^ pieces["bits"]).view(numpy).reshape(shape)

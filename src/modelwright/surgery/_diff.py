@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.checkpoint import Checkpoint, open as open_checkpoint
+from modelwright.api import open_model as open_checkpoint
+from modelwright.bundle import WeightBundle
+from modelwright.checkpoint import Checkpoint
 from modelwright.engine import MOST_SPECTRUM, Contrast, Meeting, contrast
 from modelwright.errors import InputError, listing
 from modelwright.surgery._match import Match, Structure, match
@@ -200,7 +202,7 @@ def diff(
 
 def _opened(models: Any, base: Any) -> tuple[list[Checkpoint], list[str]]:
     """The models with the base last, and what to call them."""
-    one = isinstance(models, str | os.PathLike | Mapping) or hasattr(models, "state_dict")
+    one = isinstance(models, str | os.PathLike | Mapping | WeightBundle) or hasattr(models, "state_dict")
     listed: list[Any] = [models] if one else list(models)  # type: ignore[reportArgumentType]
     if base is None:
         if len(listed) < 2:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from modelwright.api import open_model as open_checkpoint
 from modelwright.architectures import Layout, is_list, level, vocabulary_tensor
-from modelwright.checkpoint import Checkpoint, TensorRef, adapter_scales, open as open_checkpoint, read_json
+from modelwright.checkpoint import Checkpoint, TensorRef, adapter_scales, read_json
 from modelwright.engine import known_manifest
 from modelwright.errors import InputError, listing
 from modelwright.recipe import fingerprint, licence, vocabulary_size

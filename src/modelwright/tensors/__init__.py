@@ -36,6 +36,15 @@ from modelwright.tensors._order import (
     keep_above as keep_above,
     keep_ranks as keep_ranks,
 )
+from modelwright.tensors._simplex import (
+    SMALLEST as SMALLEST,
+    log as log,
+    log_softmax as log_softmax,
+    logit as logit,
+    normalised as normalised,
+    sigmoid as sigmoid,
+    softmax as softmax,
+)
 from modelwright.tensors._spectrum import (
     EXACT as EXACT,
     Spectrum as Spectrum,

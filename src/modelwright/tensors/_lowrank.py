@@ -59,7 +59,7 @@ def singular(a: Array, count: int | None = None, how: Road = "exact") -> tuple[A
         s = xp.sqrt(xp.sum(vt * vt, axis=1))
         vt = vt / xp.where(s > 0, s, xp.ones_like(s))[:, None]
     elif how == "sketch":
-        basis = _range(xp, a, min(count + max(count, _SPARE), *a.shape))
+        basis = leading(a, min(count + max(count, _SPARE), *a.shape))
         inner, s, vt = xp.linalg.svd(basis.T @ a, full_matrices=False)
         u = basis @ inner
     else:
@@ -76,11 +76,21 @@ def polar(a: Array) -> Array:
     return u @ vt
 
 
-def _range(xp: Any, a: Array, width: int) -> Array:
-    """Orthonormal columns that nearly span the leading left singular vectors."""
+def leading(a: Array, width: int, powers: int = _POWERS) -> Array:
+    """Orthonormal columns that nearly span the leading left singular vectors, by a randomised range finder.
+
+    Args:
+        a: Of shape (m, n), in the width that is computed in.
+        width: How many columns, at most min(m, n).
+        powers: How often they are multiplied with a and its transpose beyond the first product: more where singular values fall slowly.
+
+    Returns:
+        Of shape (m, width), the same for the same a.
+    """
+    xp = namespace(a)
     probe = xp.asarray(_gaussian(a.shape[1], width), dtype=a.dtype, device=getattr(a, "device", None))
     basis, _ = xp.linalg.qr(a @ probe)
-    for _ in range(_POWERS):
+    for _ in range(powers):
         back, _ = xp.linalg.qr(a.T @ basis)
         basis, _ = xp.linalg.qr(a @ back)
     return basis

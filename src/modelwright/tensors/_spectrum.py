@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from modelwright.tensors._lowrank import leading
+
 #: Matrices whose shorter side has at most so many entries are done exactly.
 EXACT = 512
 #: Of larger ones, the leading singular values that are found one by one; then probes and steps for the rest.
@@ -71,14 +73,14 @@ def spectrum(matrix: np.ndarray[Any, Any], seed: int = 0) -> Spectrum:
     Up to a shorter side of 512 they are the roots of the eigenvalues of the smaller Gram matrix in float64, so that what is below
     1e-8 of the largest is rounding. Beyond, at about 1000 operations an element whatever the size:
 
-    1. the 64 leading ones by a randomised range finder with two power iterations (Halko, Martinsson and Tropp 2011), so
+    1. the 64 leading ones by the range finder of `singular` with two power iterations (Halko, Martinsson and Tropp 2011), so
        that matrices of rank 64 or less are exact;
     2. the rest by stochastic Lanczos quadrature on what is orthogonal to these (4 probes of 20 steps with full
        reorthogonalisation): nodes and weights of the density of singular values.
 
     Args:
         matrix: Of shape (m, n), finite, float32 or float64.
-        seed: Of the random vectors.
+        seed: Of the probes.
 
     Returns:
         As many values as the shorter side has entries, counted with their multiplicities.
@@ -91,13 +93,10 @@ def spectrum(matrix: np.ndarray[Any, Any], seed: int = 0) -> Spectrum:
     short = tall.shape[1]
     if short <= EXACT:
         return _sorted(np.sqrt(_eigenvalues(tall)), np.ones(short), exact=True)
-    rng = np.random.default_rng(seed)
-    start = rng.standard_normal((short, LEADING)).astype(tall.dtype)
-    basis = np.linalg.qr(tall.T @ (tall @ start))[0]
-    basis = np.linalg.qr(tall.T @ (tall @ basis))[0]
-    leading = np.sqrt(_eigenvalues(tall @ basis))
-    values, counts = _density(tall, basis, rng)
-    return _sorted(np.concatenate([leading, values]), np.concatenate([np.ones(LEADING), counts]), exact=False)
+    basis = leading(tall.T, LEADING, powers=2)
+    first = np.sqrt(_eigenvalues(tall @ basis))
+    values, counts = _density(tall, basis, np.random.default_rng(seed))
+    return _sorted(np.concatenate([first, values]), np.concatenate([np.ones(LEADING), counts]), exact=False)
 
 
 def _eigenvalues(tall: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

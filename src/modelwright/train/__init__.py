@@ -19,3 +19,4 @@ from modelwright.train._mlp import (
     save_mlp as save_mlp,
     train_mlp as train_mlp,
 )
+from modelwright.train._preference import fit_reward_head as fit_reward_head, preference_loss as preference_loss

@@ -117,7 +117,12 @@ class Training:
 
 
 def train_mlp(
-    weights: Weights, inputs: Array, labels: Array, training: Training, rng: np.random.Generator
+    weights: Weights,
+    inputs: Array,
+    labels: Array,
+    training: Training,
+    rng: np.random.Generator,
+    masks: Weights | None = None,
 ) -> dict[str, Array]:
     """The network after some epochs; the given weights stay as they are.
 
@@ -127,6 +132,7 @@ def train_mlp(
         labels: Classes, whole numbers of shape (n,).
         training: How.
         rng: Decides the order of the items, and their noise.
+        masks: Of tensors that are sparse, ones and zeros: what they are multiplied with after every step.
 
     Returns:
         New weights under the same names, in the same order.
@@ -148,6 +154,8 @@ def train_mlp(
                 if training.weight_decay and result[name].ndim == 2:
                     result[name] *= np.float32(1 - training.rate * training.weight_decay)
                 result[name] -= np.float32(training.rate) * step(gradients[name])
+                if masks is not None and name in masks:
+                    result[name] *= masks[name]
     return result
 
 

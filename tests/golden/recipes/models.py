@@ -156,9 +156,18 @@ def adapter(folder: Path, seed: str, modules: dict[str, tuple[int, int]], *, bas
     (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-def tokenizer(folder: Path, template: str | None) -> None:
+#: Words of models whose vocabularies differ: other numbers, and one word that the base lacks.
+WORDS = {
+    "base": [f"w{i}" for i in range(3, VOCABULARY)],
+    "a": ["x3", *(f"w{i}" for i in range(VOCABULARY - 1, 3, -1))],
+    "b": [*(f"w{i}" for i in range(8, VOCABULARY)), *(f"w{i}" for i in range(4, 8)), "y3"],
+}
+
+
+def tokenizer(folder: Path, template: str | None, words: list[str] | None = None) -> None:
     """One word for each row of the embedding."""
-    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, **{f"w{i}": i for i in range(3, VOCABULARY)}}
+    names = words or WORDS["base"]
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, **{word: i for i, word in enumerate(names, 3)}}
     special = [
         {"id": i, "content": text, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
          "normalized": False}
@@ -193,6 +202,9 @@ def build(root: Path) -> None:
                 text = {"a": "{{ 'first template' }}"}.get(member, "{{ 'second template' }}")
                 write(root / f"chat-{member}", values, config)
                 tokenizer(root / f"chat-{member}", None if member == "base" else text)
+                if member in WORDS:
+                    write(root / f"words-{member}", values, config)
+                    tokenizer(root / f"words-{member}", None, WORDS[member])
     layers = {f"model.layers.{i}.self_attn.q_proj": (WIDTH, WIDTH) for i in range(4)}
     layers |= {f"model.layers.{i}.mlp.down_proj": (INNER, WIDTH) for i in range(4)}
     adapter(root / "llama-lora", "lora", layers, base="llama-a", transposed=False)

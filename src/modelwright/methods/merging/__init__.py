@@ -25,6 +25,7 @@ from modelwright.methods.merging._della import (
     della as della,
     della_linear as della_linear,
 )
+from modelwright.methods.merging._emr import EMR as EMR, emr as emr
 from modelwright.methods.merging._iso import ISO_C as ISO_C, ISO_CTS as ISO_CTS, iso_c as iso_c, iso_cts as iso_cts
 from modelwright.methods.merging._karcher import KARCHER as KARCHER, karcher as karcher
 from modelwright.methods.merging._layer_swap import LAYER_SWAP as LAYER_SWAP, layer_swap as layer_swap
@@ -47,12 +48,14 @@ from modelwright.methods.merging._ram import (
 from modelwright.methods.merging._sce import SCE as SCE, sce as sce
 from modelwright.methods.merging._slerp import SLERP as SLERP, slerp as slerp
 from modelwright.methods.merging._sparse_soup import SPARSE_SOUP as SPARSE_SOUP, sparse_soup as sparse_soup
+from modelwright.methods.merging._tall_mask import TALL_MASK as TALL_MASK, tall_mask as tall_mask
 from modelwright.methods.merging._task_arithmetic import (
     TASK_ARITHMETIC as TASK_ARITHMETIC,
     task_arithmetic as task_arithmetic,
 )
 from modelwright.methods.merging._ties import TIES as TIES, ties as ties
 from modelwright.methods.merging._tsv import TSV as TSV, tsv as tsv
+from modelwright.methods.merging._twin_merging import TWIN_MERGING as TWIN_MERGING, twin_merging as twin_merging
 from modelwright.methods.merging._wise_ft import WISE_FT as WISE_FT, wise_ft as wise_ft
 from modelwright.methods.merging._wudi import WUDI as WUDI, wudi as wudi
 

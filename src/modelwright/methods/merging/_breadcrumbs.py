@@ -10,7 +10,7 @@ from pydantic import Field
 
 from modelwright.errors import InputError
 from modelwright.methods._lowered import Keep, Lowered, Ranks, Shape
-from modelwright.methods._method import PER_MODEL, Method, Round, Span, checked
+from modelwright.methods._method import PER_MODEL, Method, Round, Scope, Span, checked
 from modelwright.methods.merging._model_ranks import between, magnitude_edges
 from modelwright.methods.merging._parts import (
     ARITHMETIC_DIFFERS,
@@ -25,6 +25,9 @@ from modelwright.methods.merging._parts import (
     trimmed_ranks,
 )
 from modelwright.tensors import Array
+
+#: What holds several tensors, whose entries are ranked together.
+_SEVERAL = ("layer", "model")
 
 
 class BreadcrumbsParams(TaskVectorParams):
@@ -43,9 +46,10 @@ class BreadcrumbsParams(TaskVectorParams):
         Field(ge=0, lt=1, description="Share of largest entries that is dropped."),
     ] = 0.01
     rescale: bool = Field(False, description="Scale the kept middle back to the task vector's L1 norm.")
-    scope: Literal["row", "tensor", "model"] = Field(
+    scope: Literal["row", "tensor", "layer", "model"] = Field(
         "tensor",
-        description="What shares are counted over: each row (the official code), tensor (the paper) or the model.",
+        description="What shares are counted over: each row (the official code), tensor (the paper), layer (all tensors of one; outside "
+        "the layers each tensor) or the model.",
     )
     order: Literal["remove_first", "keep_first"] = Field(
         "remove_first", description="keep_first takes the outliers out of the kept share, leaving density - gamma."
@@ -66,7 +70,7 @@ def breadcrumbs(
     normalize: bool = False,
     lambda_: float = 1.0,
     rescale: bool = False,
-    scope: Literal["row", "tensor", "model"] = "tensor",
+    scope: Literal["row", "tensor", "layer", "model"] = "tensor",
     order: Literal["remove_first", "keep_first"] = "remove_first",
     overlap: Literal["clip", "error"] = "clip",
     facts: Mapping[str, Any] | None = None,
@@ -84,7 +88,7 @@ def breadcrumbs(
         normalize: Divide the sum by sum_i w_i.
         lambda_: Scale of the merged task vector (the paper's alpha); `lambda` in recipes.
         rescale: Restore the L1 norm of each task vector.
-        scope: `tensor`, `row` (the last axis) or `model`: called directly, the arrays given are the model.
+        scope: `tensor`, `row` (the last axis), `layer` or `model`: called directly, the arrays given are all of that.
         order: `remove_first`, or `keep_first`: ranks [int(gamma n), int(density n)).
         overlap: `clip` or `error`.
         facts: What the model-wide rounds found; `mw.merge` passes it.
@@ -123,7 +127,7 @@ def breadcrumbs_ties(
     normalize: bool = False,
     lambda_: float = 1.0,
     rescale: bool = False,
-    scope: Literal["row", "tensor", "model"] = "tensor",
+    scope: Literal["row", "tensor", "layer", "model"] = "tensor",
     order: Literal["remove_first", "keep_first"] = "remove_first",
     overlap: Literal["clip", "error"] = "clip",
     facts: Mapping[str, Any] | None = None,
@@ -139,7 +143,7 @@ def breadcrumbs_ties(
         normalize: Divide by the weights that agree.
         lambda_: Scale of the merged task vector; `lambda` in recipes.
         rescale: Restore the L1 norm of each task vector.
-        scope: `tensor`, `row` (the last axis) or `model`: called directly, the arrays given are the model.
+        scope: `tensor`, `row` (the last axis), `layer` or `model`: called directly, the arrays given are all of that.
         order: `remove_first` or `keep_first`.
         overlap: `clip` or `error`.
         facts: What the model-wide rounds found; `mw.merge` passes it.
@@ -212,10 +216,14 @@ def _wanted(size: int, p: Mapping[str, Any], model: int) -> tuple[int, int] | No
 
 
 def _rounds(p: Mapping[str, Any]) -> Sequence[Round]:
-    pairs = zip(p["density"], p["gamma"], strict=True) if p["scope"] == "model" else ()
+    pairs = zip(p["density"], p["gamma"], strict=True) if p["scope"] in _SEVERAL else ()
     if all(_ranks(1000, *pair, p["order"], p["overlap"]) is None for pair in pairs):
         return ()
     return magnitude_edges("edges", _wanted, ("scope", "density", "gamma", "order", "overlap"))
+
+
+def _scope(p: Mapping[str, Any]) -> Scope:
+    return "tensor" if p["scope"] in _SEVERAL and not _rounds(p) else p["scope"]
 
 
 def _lower(elect: Literal["sum"] | None) -> Callable[[Mapping[str, Any], Shape], Lowered | None]:
@@ -223,7 +231,7 @@ def _lower(elect: Literal["sum"] | None) -> Callable[[Mapping[str, Any], Shape],
         if p["scope"] == "row":
             return None
         pairs = zip(p["density"], p["gamma"], strict=True)
-        whole = p["scope"] == "model"
+        whole = p["scope"] in _SEVERAL
         size = shape.total if whole else shape.size
         keep: list[Keep] = [_ranks(size, *pair, p["order"], p["overlap"]) for pair in pairs]
         whole = whole and any(ranks is not None for ranks in keep)
@@ -237,7 +245,8 @@ _DIFFERS = (
     "Counts are int(density n) and int(gamma n) by index, ties going to the lowest index; a tensor with fewer than "
     "1/density entries keeps nothing, as in the official code and mergekit 0.1.5.",
     "scope: tensor is the paper's definition and mergekit's; the official code masks along the last axis (scope: row). "
-    "scope: model is ours: one ranking over all tensors, |tau| being ranked in float32.",
+    "The paper says layer and means a tensor; scope: layer, one ranking over the tensors of a transformer layer, and scope: model, over "
+    "all, are ours; there |tau| is ranked in float32.",
     "Where density + gamma > 1, fewer outliers are dropped as in mergekit; semantics: paper refuses it.",
     "At density 1 gamma has no effect, as in mergekit.",
 )
@@ -260,7 +269,7 @@ BREADCRUMBS = Method(
     base="required",
     models=(1, None),
     laws=_LAWS,
-    scope=lambda p: "tensor" if p["scope"] == "model" and not _rounds(p) else p["scope"],
+    scope=_scope,
     rounds=_rounds,
     lower=_lower(None),
     presets=_PAPER,
@@ -279,7 +288,7 @@ BREADCRUMBS_TIES = Method(
     base="required",
     models=(1, None),
     laws=_LAWS,
-    scope=lambda p: "tensor" if p["scope"] == "model" and not _rounds(p) else p["scope"],
+    scope=_scope,
     rounds=_rounds,
     lower=_lower("sum"),
     presets=_PAPER,

@@ -225,10 +225,11 @@ def _lower(elect: Literal["sum"] | None) -> Callable[[Mapping[str, Any], Shape],
 
 _DIFFERS = (
     ARITHMETIC_DIFFERS,
-    "rescale: true restores each tensor's L1 norm as mergekit does; the paper divides each entry by its own probability "
-    "(rescale: expectation, the default of semantics: paper).",
-    "epsilon is half of the range of the probabilities, as in mergekit; the paper's is the whole range.",
-    "What is said of the paper here is as remembered, and was not checked against it (unverified).",
+    "rescale: true restores each tensor's L1 norm as mergekit does; the official code (declare-lab/della) divides each entry by its "
+    "own probability (rescale: expectation, the default of semantics: paper).",
+    "epsilon is half of the range of the probabilities, as in mergekit; the official code's window_size is the whole range.",
+    "The values of semantics: paper are those of the official code's example: drop rate 0.3, window_size 0.14, lambda 1.1. Its methods "
+    "without ranks, with ranks over the whole tensor, and with a lambda for each row or tensor are left out.",
     "Rows run along the last axis. mergekit ranks tensors of three and more axes along the second, which for the experts "
     "of a stacked tensor are the columns.",
     "Equal magnitudes are ranked by index, the lowest first in size, and ranks are whole numbers; mergekit leaves ties to "
@@ -245,7 +246,7 @@ _CITE = """@article{deep2024della,
   year={2024},
 }"""
 _LAWS = frozenset({"identity", "base", "scaling", "negation", "single"})
-_PAPER = {"paper": {"rescale": "expectation", "weight": 1.0}}
+_PAPER = {"paper": {"density": 0.7, "epsilon": 0.07, "lambda": 1.1, "rescale": "expectation", "weight": 1.0}}
 
 DELLA = Method(
     name="della",

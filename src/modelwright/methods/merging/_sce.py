@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from modelwright.methods._method import Method, Params, Span, checked
 from modelwright.methods.merging._parts import INT8_MASK, added, elected_sign, fraction
 from modelwright.tensors import Array, dot, keep_ranks, namespace
+
+Merged = Literal["selected", "all"]
 
 
 class SceParams(Params):
@@ -22,10 +24,16 @@ class SceParams(Params):
         fraction("Share of the entries that is selected: those whose task vectors differ most between the models."),
     ] = 1.0
     floor: float = Field(1e-6, ge=0, description="Sum of the mean squares below which all models weigh the same.")
+    merged: Merged = Field(
+        "selected",
+        description="Which entries are merged: the selected ones (mergekit), or all, so that selecting decides weights only.",
+    )
 
 
 @checked(SceParams, base="required")
-def sce(models: Sequence[Array], *, base: Array, select_topk: float = 1.0, floor: float = 1e-6) -> Array:
+def sce(
+    models: Sequence[Array], *, base: Array, select_topk: float = 1.0, floor: float = 1e-6, merged: Merged = "selected"
+) -> Array:
     """Average the task vectors where they agree in sign, weighted by their energy on the selected entries.
 
     Select: of the entries whose variance over the models is not 0, the share `select_topk` with the largest one; the
@@ -37,6 +45,7 @@ def sce(models: Sequence[Array], *, base: Array, select_topk: float = 1.0, floor
         base: The model they were tuned from, same shape.
         select_topk: Share selected, in [0, 1]; at 1 nothing is dropped, also where nothing varies.
         floor: Where the mean squares add up to less, the weights are 1/n each; 0 for never.
+        merged: `selected`: the rest of each task vector is dropped; `all`: it is merged too, with the same weights.
 
     Returns:
         The merged tensor in the shape and format of the base.
@@ -57,11 +66,13 @@ def sce(models: Sequence[Array], *, base: Array, select_topk: float = 1.0, floor
     """
     xp = namespace(base)
     deltas = [model - base for model in models]
+    zero, chosen = xp.zeros_like(base), deltas
     if select_topk < 1:
         keep = _selected(deltas, select_topk)
-        deltas = [xp.where(keep, delta, xp.zeros_like(delta)) for delta in deltas]
-    sign, zero = elected_sign(deltas, "sum", 1.0), xp.zeros_like(base)
-    shares = [xp.astype(share, base.dtype) for share in _shares(deltas, floor)]
+        chosen = [xp.where(keep, delta, zero) for delta in deltas]
+    shares = [xp.astype(share, base.dtype) for share in _shares(chosen, floor)]
+    deltas = chosen if merged == "selected" else deltas
+    sign = elected_sign(deltas, "sum", 1.0)
     agreeing = [delta * sign > 0 for delta in deltas]
     total = added([xp.where(agrees, d * w, zero) for d, w, agrees in zip(deltas, shares, agreeing, strict=True)])
     divisor = added([xp.where(agrees, w, zero) for w, agrees in zip(shares, agreeing, strict=True)])
@@ -100,13 +111,15 @@ SCE = Method(
     base="required",
     models=(1, None),
     laws=frozenset({"identity", "permutation", "base", "negation", "single"}),
-    presets={"paper": {"select_topk": 0.1, "floor": 0.0}},
+    presets={"paper": {"select_topk": 0.1, "floor": 0.0, "merged": "all"}},
     ignored={"int8_mask": INT8_MASK},
     differs=(
         "mergekit gives equal weights wherever the mean squares add up to less than 1e-6, which is the rule for "
         "fine-tuned language models (a change of 0.001 per weight); floor keeps that number, and semantics: paper sets "
         "it to 0, so that energies always decide.",
-        "The values of semantics: paper are as remembered, and were not checked against the paper (unverified).",
+        "The official code (FuseChat's mergekit) selects entries only to weigh the models by them, and merges all entries "
+        "(merged: all); mergekit 0.1.5 drops what was not selected, as the paper's text reads. semantics: paper has the official code's "
+        "way and its configuration for FuseChat, select_topk 0.1.",
         "Variances that tie go to the lowest index; mergekit leaves the choice to an unstable selection.",
         "With one model nothing varies, so that any select_topk below 1 gives the base, as in mergekit.",
         "An entry on which all agreeing models together weigh less than 1e-6 is divided by 1e-6, as in mergekit.",

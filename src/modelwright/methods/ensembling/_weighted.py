@@ -1,0 +1,162 @@
+"""Averages with weights that are learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from modelwright.errors import needs
+from modelwright.methods._method import Params
+from modelwright.methods._outputs import (
+    VALUES,
+    NumpyArray,
+    OutputMethod,
+    Space,
+    check_fit,
+    chosen,
+    finished,
+    of_labels,
+    on_outputs,
+    weighted as weighted_sum,
+)
+from modelwright.tensors import SMALLEST, softmax
+
+
+class WeightedParams(Params):
+    """Parameters of `weighted`."""
+
+    space: Space = Field("probabilities", description="Where answers are averaged.")
+
+
+@on_outputs(WeightedParams)
+def weighted(outputs: NumpyArray, *, space: str = "probabilities", weights: Sequence[float]) -> NumpyArray:
+    """Weighted sum with the weights that `fit` has learnt.
+
+    Probabilities: weights on the simplex that minimise the log loss of the mixture, a convex problem. Logits: weights from 0
+    up that minimise the log loss of softmax(sum_m w_m z_m), convex too; their sum is free, so that they set the temperature
+    as well. Values: weights on the simplex that minimise the squared error.
+
+    Args:
+        outputs: (M, n, C) on the scale of `space`; values (M, n, ...) for `space="values"`.
+        space: As in `mean`.
+        weights: M numbers from `fit`.
+
+    Returns:
+        Probabilities (n, C), or values (n, ...).
+
+    Differs:
+        See `WEIGHTED.differs`.
+
+    Example:
+        >>> import numpy as np
+        >>> said = np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.5, 0.5]]])
+        >>> [round(w, 3) for w in fit_weights(said, np.array([0, 1]))["weights"]]
+        [1.0, 0.0]
+    """
+    return finished(weighted_sum(outputs, weights), space)
+
+
+def fit_weights(outputs: NumpyArray, labels: NumpyArray, *, space: str = "probabilities") -> dict[str, Any]:
+    """The weights of `weighted` on labelled data.
+
+    Args:
+        outputs: As for `weighted`.
+        labels: Class indices (n,), or values (n, ...).
+        space: As for `weighted`.
+
+    Returns:
+        `weights`; for probabilities `gap` too, by how much at most the log loss lies above the least possible one, in nats.
+
+    Raises:
+        InputError: There are labels of one class only.
+    """
+    if space == "values":
+        return {"weights": _least_squares(outputs.reshape(len(outputs), -1), labels.reshape(-1))}
+    check_fit("weighted", outputs, labels)
+    if space == "probabilities":
+        weights, gap = _mixture(np.maximum(of_labels(outputs, labels), SMALLEST))
+        return {"weights": weights, "gap": gap}
+    return {"weights": _log_linear(outputs, labels)}
+
+
+def _mixture(likelihoods: NumpyArray) -> tuple[list[float], float]:
+    """Weights of a mixture by expectation maximisation.
+
+    With g_m the mean of p_m / p over samples, max(g) - 1 bounds what the log loss can still lose (the problem is convex and
+    its weights sum to 1), so that the end is proved and not guessed.
+    """
+    weights = np.full(len(likelihoods), 1 / len(likelihoods))
+    gap = np.inf
+    for _ in range(20_000):
+        gain = (likelihoods / np.maximum(weights @ likelihoods, SMALLEST)).mean(axis=1)
+        gap = float(gain.max() - 1)
+        if gap < 1e-7:
+            break
+        weights *= gain
+        weights /= weights.sum()
+    return [float(weight) for weight in weights], max(gap, 0.0)
+
+
+def _log_linear(logits: NumpyArray, labels: NumpyArray) -> list[float]:
+    optimize = needs("scipy.optimize", "learning weights")
+    right = of_labels(logits, labels)
+
+    def loss(weights: NumpyArray) -> tuple[float, NumpyArray]:
+        together = weighted_sum(logits, weights.tolist())
+        probabilities = softmax(together)
+        peak = together.max(axis=-1)
+        sums = peak + np.log(np.exp(together - peak[:, None]).sum(axis=-1))
+        expected = (logits * probabilities).sum(axis=-1)
+        return float((sums - weights @ right).mean()), (expected - right).mean(axis=1)
+
+    start = np.full(len(logits), 1 / len(logits))
+    found = optimize.minimize(
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, 1e3)] * len(logits),
+        options={"maxiter": 1000, "ftol": 1e-12},
+    )
+    return [float(weight) for weight in found.x]
+
+
+def _least_squares(values: NumpyArray, labels: NumpyArray) -> list[float]:
+    """Weights on the simplex: a quadratic problem in the members' products."""
+    optimize = needs("scipy.optimize", "learning weights")
+    scale = float(np.sqrt((values**2).mean())) or 1.0
+    errors = (values - labels) / scale  # weights sum to 1, so the error of the mean is the mean of the errors
+    products = errors @ errors.T / errors.shape[1]
+
+    def loss(weights: NumpyArray) -> tuple[float, NumpyArray]:
+        return float(weights @ products @ weights), 2 * products @ weights
+
+    count = len(values)
+    found = optimize.minimize(
+        loss, np.full(count, 1 / count), jac=True, method="SLSQP", bounds=[(0, 1)] * count,
+        constraints=[{"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones_like(w)}],
+        options={"maxiter": 1000, "ftol": 1e-14},
+    )  # fmt: skip
+    weights = np.maximum(found.x, 0)
+    return [float(weight) for weight in weights / weights.sum()]
+
+
+WEIGHTED = OutputMethod(
+    name="weighted",
+    title="Weighted mean",
+    paper="",
+    summary="A mean whose weights are learnt: bad members lose theirs, and the problem has one optimum.",
+    kind="ensembling",
+    function=weighted,
+    params=WeightedParams,
+    takes=VALUES,
+    space=chosen,
+    fit=fit_weights,
+    differs=(
+        "Stacked generalisation with weights from 0 up (Breiman 1996) minimises squared errors of classes; here it is the log "
+        "loss, and the squared error for values only.",
+    ),
+)
