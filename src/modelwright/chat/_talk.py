@@ -73,8 +73,10 @@ class Outcome:
 
     @property
     def confidence(self) -> float | None:
-        """How sure the program is of its answer, in [0, 1]: what it says itself (`facts["confidence"]`), else the answer's
-        share of all votes, abstentions among them, where several voted; None where neither is known.
+        """How sure the program is of its answer, in [0, 1].
+
+        It is what the program says itself (`facts["confidence"]`), else the answer's share of all votes, abstentions among
+        them, where several voted; None where neither is known.
         """
         told = self.facts.get("confidence")
         if told is not None:
