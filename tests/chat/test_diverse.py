@@ -75,7 +75,7 @@ def test_ways_are_collected_chosen_on_validation_and_demonstrations_rewritten() 
     backend = Heard(
         ScriptedBackend(
             known,
-            accuracy={"<instruction>\nelimination": 1.0, "a baker": 0.0, "": 0.0},
+            accuracy={"<instruction>\nElimination": 1.0, "a baker": 0.0, "": 0.0},
             replies={
                 "Name up to 3 different approaches": "1. Elimination.\n2. drawing\n3. the elimination",
                 "Who would be good": "1. a baker\n2. a judge",

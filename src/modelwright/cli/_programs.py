@@ -75,7 +75,7 @@ def needed(program: Program) -> list[str]:
     """What it needs beside agents, by default."""
     try:
         return [name for name, count in program.needs(example(program)).items() if count]
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, ValueError):
         return []
 
 
@@ -130,7 +130,9 @@ def _render(console: Console, program: Program) -> None:
         table.add_column(column, no_wrap=column == "parameter")
     for entry in data["parameters"]:
         table.add_row(
-            entry["name"], "required" if entry["required"] else json_module.dumps(entry["default"]), entry["help"]
+            entry["name"],
+            "required" if entry["required"] else json_module.dumps(entry["default"], default=str),
+            entry["help"],
         )
     console.print(table)
     for i, text in enumerate(program.differs, 1):

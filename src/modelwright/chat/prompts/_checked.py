@@ -62,7 +62,7 @@ async def chain_of_verification(talk: Talk, params: VerifyParams) -> Outcome:
         return work.outcome(draft, checks=[])
     found = await together([work.say("verification_check", "check", check=check) for check in checks])
     pairs = [f"{check}\n{answer}" for check, answer in zip(checks, found, strict=True)]
-    return work.outcome(await work.answer("verification_answer", draft=draft.reply.text, checks=pairs), checks=checks)
+    return work.outcome(await work.last("verification_answer", draft=draft.reply.text, checks=pairs), checks=checks)
 
 
 async def logicot(talk: Talk, params: LogicotParams) -> Outcome:
@@ -89,7 +89,7 @@ async def logicot(talk: Talk, params: LogicotParams) -> Outcome:
             step, *chain = _steps(said, params.steps)
             revised += 1
         good.append(step)
-    return work.outcome(await work.answer("logicot_answer", steps=good), steps=good, revised=revised)
+    return work.outcome(await work.last("logicot_answer", steps=good), steps=good, revised=revised)
 
 
 def _steps(text: str, most: int) -> list[str]:

@@ -63,7 +63,7 @@ async def chain_of_code(talk: Talk, params: CodeParams) -> Outcome:
     if not failed:
         return _of_output(talk, ran.output, **facts)
     talk.notes.append(f"chain_of_code: the model stands in for the interpreter: {failed}")
-    return work.outcome(await work.answer("chain_of_code_finish", code=code, error=failed), **facts)
+    return work.outcome(await work.last("chain_of_code_finish", code=code, error=failed), **facts)
 
 
 def _value(said: str) -> Any:
@@ -85,7 +85,7 @@ async def structured_cot(talk: Talk, params: TechniqueParams) -> Outcome:
     """
     work = Work(talk, params)
     plan = await work.say("structured_plan", "plan")
-    return work.outcome(await work.answer("structured_code", plan=plan), plan=plan)
+    return work.outcome(await work.last("structured_code", plan=plan), plan=plan)
 
 
 PROGRAM_OF_THOUGHTS = Program(

@@ -57,7 +57,7 @@ def _showing(template: str, *, reasoning: bool = True) -> Callable[[Talk, Any], 
         work = Work(talk, params)
         shots = getattr(params, "shots", 0)
         examples = work.examples(shots, reasoning=reasoning)
-        return work.outcome(await work.answer(template, examples=examples, params=params))
+        return work.outcome(await work.last(template, examples=examples, params=params))
 
     return run
 
@@ -101,7 +101,7 @@ async def contrastive_cot(talk: Talk, params: ShotsParams) -> Outcome:
     work = Work(talk, params)
     chosen = [d for d in talk.materials.demonstrations if d.reasoning][: params.shots]
     pairs = [(work.example(one), _wrong(one)) for one in chosen]
-    return work.outcome(await work.answer("contrastive_cot", pairs=pairs))
+    return work.outcome(await work.last("contrastive_cot", pairs=pairs))
 
 
 def _wrong(shown: Demonstration) -> str:

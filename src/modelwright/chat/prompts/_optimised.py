@@ -80,7 +80,7 @@ class _Judged:
 
 async def _instructed(work: Work, name: str, make: Any) -> Outcome:
     instruction = await work.prepared(name, make)
-    return work.outcome(await work.answer("instructed", instruction=instruction), instruction=instruction)
+    return work.outcome(await work.last("instructed", instruction=instruction), instruction=instruction)
 
 
 async def ape(talk: Talk, params: ApeParams) -> Outcome:

@@ -39,7 +39,7 @@ def _restating(first: str, second: str, mark: str, make: Callable[[str], str] = 
     async def run(talk: Talk, params: TechniqueParams) -> Outcome:
         work = Work(talk, params)
         said = make(await work.say(first, mark))
-        return work.outcome(await work.answer(second, said=said), **{mark: said})
+        return work.outcome(await work.last(second, said=said), **{mark: said})
 
     return run
 
@@ -52,9 +52,9 @@ async def rephrase_and_respond(talk: Talk, params: RephraseParams) -> Outcome:
     """
     work = Work(talk, params)
     if not params.two_step:
-        return work.outcome(await work.answer("rephrase_and_respond"))
+        return work.outcome(await work.last("rephrase_and_respond"))
     said = await work.say("rephrase", "rephrase")
-    return work.outcome(await work.answer("rephrased", said=said), rephrased=said)
+    return work.outcome(await work.last("rephrased", said=said), rephrased=said)
 
 
 # Logic of thought
@@ -131,10 +131,10 @@ async def logic_of_thought(talk: Talk, params: LogicParams) -> Outcome:
     derived = extended(rules, params.derived)
     if not derived:
         talk.notes.append("logic_of_thought: nothing could be derived")
-        return work.outcome(await work.answer("zero_shot"), derived=[])
+        return work.outcome(await work.last("zero_shot"), derived=[])
     lines = [f"{letter}: {meaning}" for letter, meaning in propositions.items()]
     told = await work.say("logic_translate", "translate", propositions=lines, rules=[str(rule) for rule in derived])
-    return work.outcome(await work.answer("logic_answer", said=told), derived=[str(rule) for rule in derived])
+    return work.outcome(await work.last("logic_answer", said=told), derived=[str(rule) for rule in derived])
 
 
 # Narratives
@@ -166,7 +166,7 @@ async def narrative_of_thought(talk: Talk, params: TechniqueParams) -> Outcome:
     work = Work(talk, params)
     written = as_class(events)
     story = await work.say("narrative_story", "story", code=written)
-    return work.outcome(await work.answer("narrative_answer", code=written, story=story), story=story)
+    return work.outcome(await work.last("narrative_answer", code=written, story=story), story=story)
 
 
 # Graphs
@@ -262,7 +262,7 @@ async def end_to_end_dag_path(talk: Talk, params: PathParams) -> Outcome:
     arrow = " -> " if graph.directed else " -- "
     paths = [arrow.join(path) for path in graph.paths(params.paths)]
     near = [f"{node}: {', '.join(others) or 'none'}" for node, others in graph.neighbours.items()]
-    return work.outcome(await work.answer("end_to_end_dag_path", paths=paths, near=near), paths=paths)
+    return work.outcome(await work.last("end_to_end_dag_path", paths=paths, near=near), paths=paths)
 
 
 def _record(

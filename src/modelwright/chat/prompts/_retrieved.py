@@ -33,7 +33,7 @@ async def rag(talk: Talk, params: PassageParams) -> Outcome:
     """
     work = Work(talk, params)
     found = work.found(talk.question, params.top_k)
-    return work.outcome(await work.answer("rag", passages=_lines(found)), passages=[p.source for p in found])
+    return work.outcome(await work.last("rag", passages=_lines(found)), passages=[p.source for p in found])
 
 
 async def chain_of_note(talk: Talk, params: PassageParams) -> Outcome:
@@ -44,7 +44,7 @@ async def chain_of_note(talk: Talk, params: PassageParams) -> Outcome:
     """
     work = Work(talk, params)
     found = work.found(talk.question, params.top_k)
-    return work.outcome(await work.answer("chain_of_note", passages=_lines(found)), passages=[p.source for p in found])
+    return work.outcome(await work.last("chain_of_note", passages=_lines(found)), passages=[p.source for p in found])
 
 
 class KnowledgeParams(PassageParams):

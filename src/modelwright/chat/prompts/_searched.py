@@ -162,7 +162,7 @@ async def layer_of_thoughts(talk: Talk, params: LayerParams) -> Outcome:
         else:
             talk.notes.append("layer_of_thoughts: no passage met a layer, which was left out")
         counts.append(len(left))
-    return work.outcome(await work.answer("rag", passages=left), layers=layers, left=counts)
+    return work.outcome(await work.last("rag", passages=left), layers=layers, left=counts)
 
 
 class CueParams(TechniqueParams):

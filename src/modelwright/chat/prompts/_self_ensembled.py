@@ -65,7 +65,7 @@ def drawn(
         question: For which.
         count: How many.
         draw: Which set.
-        how: `random`; `balanced`, from each answer in turn; `bm25`, draw after draw the next most similar ones, the most
+        how: `random`; `balanced`, from each answer in turn; `bm25`, the most similar ones, from one place further down for each draw, the most
             similar last, next to the question.
     """
     others = [one for one in pool if one.question != question]
@@ -73,7 +73,7 @@ def drawn(
         index = Retriever([Passage(str(i), one.question) for i, one in enumerate(others)])
         near = [int(p.source) for p in index.search(question, len(others))]
         order = [*near, *(i for i in range(len(others)) if i not in near)]
-        start = (draw * count) % max(1, len(order) - count + 1)
+        start = draw % max(1, len(order) - count + 1)
         return [others[i] for i in reversed(order[start : start + count])]
     key = {
         i: xxhash.xxh3_64_intdigest(f"{draw}\x1f{question}\x1f{i}".encode("utf-8", "surrogatepass"))

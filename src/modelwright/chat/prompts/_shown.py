@@ -99,7 +99,7 @@ async def auto_cot(talk: Talk, params: AutoParams) -> Outcome:
     work = Work(talk, params)
     shown = await work.prepared("auto_cot", lambda inner: _automatic(inner, params))
     examples = [_written(one) for one in shown]
-    return work.outcome(await work.answer("chain_of_thought", examples=examples), shown=[one.question for one in shown])
+    return work.outcome(await work.last("chain_of_thought", examples=examples), shown=[one.question for one in shown])
 
 
 async def echo(talk: Talk, params: EchoParams) -> Outcome:
@@ -125,7 +125,7 @@ async def echo(talk: Talk, params: EchoParams) -> Outcome:
 
     shown = await work.prepared("echo", make)
     examples = [_written(one) for one in shown]
-    return work.outcome(await work.answer("chain_of_thought", examples=examples), shown=[one.question for one in shown])
+    return work.outcome(await work.last("chain_of_thought", examples=examples), shown=[one.question for one in shown])
 
 
 class ActiveParams(TechniqueParams):

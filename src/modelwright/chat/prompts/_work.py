@@ -96,13 +96,15 @@ class Work:
         persona: str = "",
         temperature: float | None = None,
         agent: str = "",
+        final: bool = False,
         **values: Any,
     ) -> Step:
         """The reply to a template of `templates/prompts/`, which knows the question, its form, and the values."""
         said = {"question": self.talk.question, "asked": self.talk.asked, "form": self.talk.parser.form}
         text = render(f"prompts/{template}", **said, **values)
         messages = with_system(user(text), persona)
-        return await self.talk.ask(agent or self.agent, messages, purpose, sample, temperature, reads=reads)
+        whom = agent or self.agent
+        return await self.talk.ask(whom, messages, purpose, sample, temperature, final=final, reads=reads)
 
     async def say(self, template: str, purpose: str, sample: int = 0, **values: Any) -> str:
         """The text of a reply that holds no answer."""
@@ -111,6 +113,10 @@ class Work:
     async def answer(self, template: str, sample: int = 0, **values: Any) -> Step:
         """A reply that holds an answer."""
         return await self.ask(template, "answer", sample, reads=True, **values)
+
+    async def last(self, template: str, **values: Any) -> Step:
+        """The reply that is the answer, whatever it says: whoever listens is told it as it is written."""
+        return await self.ask(template, "answer", reads=True, final=True, **values)
 
     def outcome(self, step: Step, **facts: Any) -> Outcome:
         """What it comes to, when one reply is it."""
