@@ -37,6 +37,7 @@ types: install
 # make bench PEER=/path/to/python BENCH="--size 0.1B"
 bench: install
 	$(BIN)/python -m benchmarks.merge $(if $(PEER),--peer $(PEER)) $(BENCH)
+	$(BIN)/python -m benchmarks.chat
 
 # make zoo ZOO="--suite digits --seeds 1"
 zoo: install

@@ -24,6 +24,8 @@ CARDS = {
     "ties-merging",
     "diversity-of-thought", "prompt-engineering-survey", "self-ensembled-icl",
     "forests-as-smoothers", "muscle", "reward-ensembles", "window-early-exit",
+    "aces", "dylan", "orca-math", "self-moa",
+    "zero-shot-prompt-weighting",
 }  # fmt: skip
 
 

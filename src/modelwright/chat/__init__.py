@@ -111,7 +111,9 @@ from modelwright.chat._programs import (
     self_moa_seq as self_moa_seq,
 )
 from modelwright.chat._prompt_weights import (
+    Debias as Debias,
     Weighed as Weighed,
+    Weighting as Weighting,
     choice_logits as choice_logits,
     class_vectors as class_vectors,
     embedding_logits as embedding_logits,

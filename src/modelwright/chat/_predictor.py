@@ -93,6 +93,12 @@ class Conversations:
         """
         return self._loop.run(self._solve(questions))
 
+    def spent(self) -> str:
+        """What was spent so far, for progress."""
+        ledger = self.session.ledger
+        of = "" if ledger.budget is None else f" of {ledger.budget:g}"
+        return f"{ledger.total.money:.4g}{of} spent"
+
     async def _solve(self, questions: Sequence[str]) -> list[Outcome]:
         try:
             return await together([self.panel.solve(self.session, question) for question in questions])

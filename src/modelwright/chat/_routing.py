@@ -411,7 +411,7 @@ def fit_cascade(
         missing = systems[int(np.isnan(sure).any(axis=1).argmax())]
         raise InputError(f"the records of '{missing}' have no confidences", "Panels of several votes have them.")
     money = np.array([_money(records, task, system, prices) for system in systems])
-    tried = [np.unique([0.0, *np.quantile(row, np.linspace(0, 1, _TRIED)), 1.0]) for row in sure]
+    tried = [np.unique([0.0, *np.quantile(row, np.linspace(0, 1, _TRIED), method="inverted_cdf"), 1.0]) for row in sure]
     found = [_judged(scores, sure, money, values) for values in itertools.product(*(t.tolist() for t in tried))]
     if worth is not None:
         return max(found, key=lambda one: (worth * one.score - one.money, -one.money))
