@@ -11,10 +11,12 @@ from modelwright.architectures import (
     Place,
     comes_after_layers,
     module_of,
+    over_vocabulary,
     renumbered,
     resize_config,
     tie_source,
     ties_embeddings,
+    vocabulary_rows,
     vocabulary_tensor,
 )
 
@@ -447,3 +449,30 @@ def test_no_key_for_the_count() -> None:
 def test_the_same_depth_keeps_the_configuration() -> None:
     config, found = resize_config(LLAMA, "model.layers", [(LLAMA, 0, 2), (LLAMA, 2, 4)], 4)
     assert (config, found) == (LLAMA, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("model.embed_tokens.weight", (50, 4), True),
+        ("lm_head.weight", (50, 4), True),
+        ("lm_head.weight", (49, 4), False),
+        ("model.language_model.embed_tokens_per_layer.weight", (50, 8), True),
+        ("cls.predictions.bias", (50,), True),
+        ("final_logits_bias", (1, 50), True),
+        ("bert.embeddings.position_embeddings.weight", (50, 4), False),
+        ("bert.embeddings.token_type_embeddings.weight", (50, 4), False),
+        ("model.layers.0.mlp.up_proj.weight", (50, 4), False),
+        ("model.norm.weight", (50,), False),
+    ],
+)
+def test_what_has_a_row_for_each_token(name: str, shape: tuple[int, ...], expected: bool) -> None:
+    assert over_vocabulary(name, shape, 50) is expected
+
+
+def test_rows_of_the_vocabulary_are_those_of_the_configuration_where_a_tensor_has_them() -> None:
+    shapes = {"model.embed_tokens.weight": (50, 4), "draft.embed_tokens.weight": (70, 9)}
+    assert vocabulary_rows(shapes, {"vocab_size": 50}) == 50
+    assert vocabulary_rows(shapes, {"text_config": {"vocab_size": 50}}) == 50
+    assert vocabulary_rows(shapes, {"vocab_size": 51}) == 70
+    assert vocabulary_rows({"w": (3, 3)}, {"vocab_size": 3}) is None

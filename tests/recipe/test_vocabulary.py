@@ -262,7 +262,8 @@ def test_numbers_in_configurations_follow_the_tokenizer(here: Path) -> None:
     settings = json.loads(Path("base/config.json").read_text())
     Path("base/config.json").write_text(json.dumps(settings | {"bos_token_id": vocabulary("base")["Ġthe"]}))
     Path("base/generation_config.json").write_text(json.dumps({"eos_token_id": [0], "temperature": 0.5}))
-    mw.merge(recipe("base", "other", tokenizer={"source": "other"})).save("out")
+    mw.merge(recipe("base", "other", tokenizer={"source": "other", "tokens": {"<|new|>": {}}})).save("out")
+    assert "<|new|>" in vocabulary("out")
     config = json.loads(Path("out/config.json").read_text())
     generation = json.loads(Path("out/generation_config.json").read_text())
     assert config["eos_token_id"] == vocabulary("other")[tiny.END] == 1

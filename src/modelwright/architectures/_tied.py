@@ -76,10 +76,16 @@ def vocabulary_rows(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, 
     return max(found, key=lambda shape: shape[0] * shape[1])[0] if found else None
 
 
+#: Further tables of tokens, such as Gemma's `embed_tokens_per_layer`; not those of positions and segments.
+_TABLE = re.compile(r"(^|[./])(?!\w*(pos|type|segment))\w*(embed|vocab|token)\w*\.weight$")
+
+
 def over_vocabulary(name: str, shape: tuple[int, ...], rows: int) -> bool:
     """Whether a tensor of a model whose vocabulary has so many rows has one entry, or one row, for each token."""
     known = vocabulary_tensor(name) or bool(_HEAD_BIAS.search(name))
-    return known and (shape[:1] == (rows,) or shape == (1, rows))
+    if known and shape == (1, rows):
+        return True
+    return shape[:1] == (rows,) and (known or (len(shape) == 2 and bool(_TABLE.search(name))))
 
 
 def vocabulary_tensor(name: str) -> bool:

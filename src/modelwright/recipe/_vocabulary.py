@@ -20,6 +20,7 @@ from modelwright.vocabulary import (
     PROBES,
     ROLES,
     ZERO,
+    Encoded,
     Laid,
     Override,
     Renumber,
@@ -144,7 +145,7 @@ def _settle(context: Context, donor: int, asked: str, path: Path, sizes: Sequenc
         findings.append(f"no model has {listing(map(repr, laid.unknown), 5)}: they start from the mean of all rows")
     table, changed = _encoded(context, tokenizers, out)
     if asked == "union" or extra:
-        _refuse_other_tokens(context, tokenizers[donor].label, table, changed, path)
+        _refuse_other_tokens(context, tokenizers[source], out, path)
     _relay(context, laid, sizes, rows)
     counts = {
         model.label: {"tokens": len(tokenizer.tokens), "rows": size, **count}
@@ -152,7 +153,7 @@ def _settle(context: Context, donor: int, asked: str, path: Path, sizes: Sequenc
     }
     if out is not tokenizers[source]:
         context.tokenizer = _checked(out)
-    elif source != donor:
+    if source != donor:
         context.told = tokenizers[donor]
     context.vocabulary = PlannedVocabulary(
         asked, len(out.tokens), rows, counts, table, changed, tuple(dict.fromkeys(findings)), out.text()
@@ -227,16 +228,11 @@ def _overrides(
 def _encoded(
     context: Context, tokenizers: Sequence[Tokenizer], out: Tokenizer
 ) -> tuple[dict[str, dict[str, int]], tuple[tuple[str, int, int], ...]]:
-    """How the output's tokenizer encodes the probe texts beside each model's own; and what changes for the donor.
-
-    Texts with special tokens that are new to a model are left out: to it they were no text.
-    """
+    """How the output's tokenizer encodes the probe texts beside each model's own; and what changes for the donor."""
     table: dict[str, dict[str, int]] = {}
     shown: list[tuple[str, int, int]] = []
     for i, (model, tokenizer) in enumerate(zip(context.models, tokenizers, strict=True)):
-        new = [text for text, entry in out.added.items() if entry.get("special") and text not in tokenizer.tokens]
-        probes = [probe for probe in PROBES if not any(text in probe.text for text in new)]
-        found = () if tokenizer.table is out.table else encoded(tokenizer, out, probes)
+        found = _by_both(tokenizer, out)
         changed = [one for one in found if not one.same]
         lost = sum(one.lost for one in found)
         table[model.label] = {"texts": len(found), "changed": len(changed), "lost": lost}
@@ -245,20 +241,28 @@ def _encoded(
     return table, tuple(shown)
 
 
-def _refuse_other_tokens(
-    context: Context,
-    label: str,
-    table: Mapping[str, Mapping[str, int]],
-    changed: Sequence[tuple[str, int, int]],
-    path: Path,
-) -> None:
-    counts = table[label]
-    if not counts["changed"] or context.recipe.allow_retokenization:
+def _by_both(tokenizer: Tokenizer, out: Tokenizer) -> tuple[Encoded, ...]:
+    """The probe texts by two tokenizers; none where the two are one.
+
+    Texts with special tokens that are new to the first are left out: to it they were no text.
+    """
+    if tokenizer.table is out.table:
+        return ()
+    new = [text for text, entry in out.added.items() if entry.get("special") and text not in tokenizer.tokens]
+    return encoded(tokenizer, out, [probe for probe in PROBES if not any(text in probe.text for text in new)])
+
+
+def _refuse_other_tokens(context: Context, tokenizer: Tokenizer, out: Tokenizer, path: Path) -> None:
+    """Refuse what encodes texts otherwise than the tokenizer that it was made of, unless that is accepted."""
+    found = _by_both(tokenizer, out)
+    changed = [one for one in found if not one.same]
+    if not changed or context.recipe.allow_retokenization:
         return
-    text, before, after = changed[0]
+    label, first = tokenizer.label, changed[0]
     context.wrong(
-        f"the output's tokenizer encodes {counts['changed']} of {counts['texts']} probe texts otherwise than {label}, such as "
-        f"{text[:40]!r}: {before} tokens, then {after}; what {label} has learnt of these it has not learnt of the new tokens",
+        f"the output's tokenizer encodes {len(changed)} of {len(found)} probe texts otherwise than {label}, such as "
+        f"{first.text[:40]!r}: {first.before} tokens, then {first.after}; what {label} has learnt of these it has not learnt of "
+        "the new tokens",
         "Use tokenizer: {source: base}, or accept it: allow_retokenization: true, --allow-retokenization on the command line.",
         path,
     )
@@ -277,7 +281,7 @@ def _relay(context: Context, laid: Laid, sizes: Sequence[int], rows: int) -> Non
                 refs = [_meeting(context, originals, i, name, shape, sizes[i]) for i in range(len(originals))]
                 if _complete(context, mine, refs, j, name):
                     tensors[own] = relaid(mine, refs, j)
-            elif size in shape[:1] and context.layouts[j].place(name) is None and len(shape) <= 2:
+            elif size in shape[:1] and len(shape) == 2 and context.layouts[j].place(name) is None:
                 context.note(
                     f"'{name}' has as many rows as the vocabulary and is left as it is: nothing says that it is of it"
                 )

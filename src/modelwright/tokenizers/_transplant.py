@@ -144,7 +144,8 @@ def transplant(
             tensors[name], told = work.tensor(name, ref, rows)
             restored += [told] if told is not None else []
     notes: list[str] = []
-    held = _with_tokenizer(opened, tensors, old, new, giver, donor, (size, rows), notes)
+    how = f"rows by {method}" + (f" of {k}" if METHODS[method] else "") + (f" on {device}" if device != "cpu" else "")
+    held = _with_tokenizer(opened, tensors, old, new, giver, donor, (size, rows), notes, how)
     job = Job.from_recipe(
         {"merge_method": "passthrough", "models": [{"model": held.label}]}, [], registry(), {held.label: held}
     )
@@ -314,6 +315,7 @@ def _with_tokenizer(
     donor: str | Path,
     rows: tuple[int, int],
     notes: list[str],
+    how: str,
 ) -> Checkpoint:
     """The model with the new tensors, the donor's tokenizer files, and configurations that are true of both."""
     texts = {number: text for text, number in old.tokens.items()}
@@ -340,7 +342,8 @@ def _with_tokenizer(
         found = settled(json.loads(generation.read_text(encoding="utf-8")), source, rows, renumber, note)
         beside["generation_config.json"] = json.dumps(found, indent=2) + "\n"
     result = model.with_tensors(tensors)
-    result.label = f"{model.label} with the tokenizer of {new.label}"
+    # the recipe is all that tells one transplant from another, and whether a killed one may be gone on with
+    result.label = f"{model.label} with the tokenizer of {new.label}, {how}"
     result.parts = (replace(first, config=config), *model.parts[1:])
     result.beside = beside
     result.beneath = (*model.beneath, *([giver.path] if giver is not None and giver.path else []))
