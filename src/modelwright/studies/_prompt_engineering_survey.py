@@ -66,7 +66,7 @@ def experiment(setting: Setting) -> Findings:
         known = {f"Question {i}?": ("yes", "no")[i % 2] for i in range(200 if setting.smoke else QUESTIONS)}
         for samples in SAMPLES:
             measured.add(seed, ("vote", samples), _votes(known, samples, seed))
-        _programs(programs, seed, 8 if setting.smoke else PROGRAMS)
+        _programs(programs, seed, 4 if setting.smoke else PROGRAMS)
     return Findings(
         parts=_parts(measured, programs),
         figures=_figures(measured, programs),
