@@ -11,12 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chat.helpers import ANSWER, questions, script, solve
-from modelwright.chat import MOA, SELF_CONSISTENCY, SELF_MOA_SEQ, Agent, Panel, Session, cost
+from modelwright.chat import MOA, SELF_CONSISTENCY, SELF_MOA_SEQ, Agent, OpenAIBackend, Panel, Session, cost
 from modelwright.errors import InputError, RunError
 from modelwright.evaluate import Price, Sampling
 from modelwright.serve import Address, Served
@@ -333,6 +335,32 @@ def test_keys_come_from_the_environment_and_are_asked_for(monkeypatch: pytest.Mo
         assert "canary-key" not in page
         assert get(f"{url}/metrics")[0] == get(f"{url}/v1/traces/x", Authorization="Basic x")[0] == 401
         assert get(f"{url}/health")[0] == 200
+
+
+def test_keys_of_backends_are_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A server that says the key in its error, behind a panel that is served: the canary is in nothing that is kept or shown."""
+    monkeypatch.setenv("CANARY_KEY", "canary-5f3a")
+    monkeypatch.setenv("SERVE_KEY", "canary-5f3a")
+    upstream = Served([panel({"a": Voice()}, name="m", samples=1, price=0.0)])
+    with serving(upstream, Address(key_variable="SERVE_KEY")) as far:
+        backend = OpenAIBackend(f"{far}/v1", "m", "CANARY_KEY", retries=0)
+        echoing = OpenAIBackend(f"{far}/v1/canary-5f3a", "m", "CANARY_KEY", retries=0)  # its 404 is of this path
+        work = replace(panel({"a": backend}, samples=1), cache=tmp_path / "replies.sqlite")
+        broken = panel({"a": echoing}, name="broken", samples=1)
+        with serving(Served([work, broken], transcript=tmp_path / "said.jsonl")) as url:
+            answer = ask(url, "Q?")
+            assert answer.choices[0].message.content == "The answer is 4."
+            with pytest.raises(openai.BadRequestError, match=r"\[CANARY_KEY\] answered 404") as caught:
+                ask(url, "Q?", "broken")
+            shown = [get(f"{url}{path}")[1] for path in ("/", "/metrics", f"/v1/traces/{answer.modelwright['trace']}")]
+    written = [path.read_bytes() for path in tmp_path.iterdir()]
+    assert len(written) >= 2
+    said = "".join([str(caught.value), *shown, *capfd.readouterr()]).encode() + b"".join(written)
+    assert b"canary-5f3a" not in said
+    with pytest.raises(InputError, match="a server's address must not hold a name or password"):
+        OpenAIBackend("http://me:canary@host/v1", "m")
 
 
 def test_pages_elsewhere_cannot_lead_a_browser_here() -> None:

@@ -24,8 +24,6 @@ CARDS = {
     "ties-merging",
     "diversity-of-thought", "prompt-engineering-survey", "self-ensembled-icl",
     "forests-as-smoothers", "muscle", "reward-ensembles", "window-early-exit",
-    "aces", "dylan", "orca-math", "self-moa",
-    "zero-shot-prompt-weighting",
 }  # fmt: skip
 
 

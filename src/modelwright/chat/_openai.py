@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from modelwright.chat._messages import BrokenOffError, Finish, Piece, Reply, Request
-from modelwright.errors import InputError, listing
+from modelwright.errors import InputError, RunError, listing
 from modelwright.evaluate._predictor import needs
 from modelwright.evaluate._server import check_settings, choice_of, failed, usage_of
 
@@ -52,6 +52,11 @@ class OpenAIBackend:
 
     def __post_init__(self) -> None:
         check_settings(self.url, self.concurrency, self.retries, self.timeout)
+        if "@" in self.url.partition("://")[2].partition("/")[0]:
+            raise InputError(
+                "a server's address must not hold a name or password, as it is written into caches and transcripts",
+                "Keys come from the environment variable that key_variable names.",
+            )
         if not self.name:
             raise InputError(f"the server {self.url} must be told which model", "Give the name that it has there.")
         if self.per_minute is not None:
@@ -90,10 +95,10 @@ class OpenAIBackend:
                 raw = await self._client.chat.completions.with_raw_response.create(**self._settings(request))
                 answer = raw.parse()
             except (openai.OpenAIError, json.JSONDecodeError) as error:
-                raise failed(error, self.url, self.retries, self.timeout) from error
+                raise self._failed(error) from None
         choice = choice_of(answer, self.url)
         if choice.message is None:
-            raise failed(ValueError(str(answer)), self.url, self.retries, self.timeout)
+            raise self._failed(ValueError(str(answer)))
         read, written = usage_of(answer)
         if request.options:
             scores = self._scores(choice, request.options)
@@ -119,7 +124,7 @@ class OpenAIBackend:
             try:
                 raw = await self._client.chat.completions.with_raw_response.create(**settings)
             except openai.OpenAIError as error:
-                raise failed(error, self.url, self.retries, self.timeout) from error
+                raise self._failed(error) from None
             said = _Said(self.url, 1 + raw.retries_taken)
             try:
                 async with raw.parse() as chunks:
@@ -134,6 +139,15 @@ class OpenAIBackend:
         if request.logprobs:
             logprobs = tuple(said.logprobs) if said.logprobs or not said.text else self._logprobs(None)
         yield Reply(said.text, said.read, said.written, logprobs, _finish(said.finish), said.tries)
+
+    def _failed(self, error: Exception) -> Exception:
+        """What went wrong, without the key: servers may say it in their answer. The cause is left out, as it has headers."""
+        found = failed(error, self.url, self.retries, self.timeout)
+        key = os.environ.get(self.key_variable)
+        if not key or key not in str(found):
+            return found
+        text = str(found).replace(key, f"[{self.key_variable}]")
+        return RunError(text, resumable=found.resumable) if isinstance(found, RunError) else InputError(text)
 
     def _settings(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
