@@ -59,13 +59,17 @@ NEEDS: dict[str, tuple[str, str]] = {
     "reasoning": ("{} demonstrations with reasoning", "Give the demonstrations a `reasoning`."),
     "noisy": ("{} demonstrations with reasoning that may be noisy", 'Mark them with `"noisy": true`.'),
     "programs": ("{} demonstrations with a program", "Give the demonstrations a `program`."),
-    "documents": ("{} set of documents", "Give the panel `documents: [FILE or FOLDER, ..]`."),
-    "tools": ("{} tool", "Give the panel `tools: [calculator, module:function, ..]`."),
+    "documents": ("documents", "Give the panel `documents: [FILE or FOLDER, ..]`."),
+    "tools": ("tools", "Give the panel `tools: [calculator, module:function, ..]`."),
     "code": (
-        "leave for {} program that a model writes to be run",
+        "leave to run code that a model writes",
         "Say --allow-code, or Materials(code=Sandbox()) in Python.",
     ),
 }
+
+
+def _lacking(what: str, count: int, there: int) -> str:
+    return f"{what.format(count)}, and there are {there}" if "{}" in what else f"{what}, which the panel has not"
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,8 @@ class Materials:
             "tools": len(self.toolbox),
             "code": int(self.code is not None),
         }
-        return [
-            (f"{NEEDS[n][0].format(count)}, and there are {has[n]}", NEEDS[n][1])
-            for n, count in needs.items()
-            if has[n] < count
-        ]
+        few = [name for name, count in needs.items() if has[name] < count]
+        return [(_lacking(NEEDS[name][0], needs[name], has[name]), NEEDS[name][1]) for name in few]
 
     def allowing(self, code: Sandbox | None) -> Materials:
         """The same with code allowed, or not."""

@@ -124,7 +124,7 @@ def _render(console: Console, program: Program) -> None:
     if data["prepares"]:
         console.print(f"calls once, before the first: {data['prepares']}", **plain)
     for name in data["needs"]:
-        console.print(f"needs {NEEDS[name][0].format('').strip()}: {NEEDS[name][1]}", **plain)
+        console.print(f"needs {name}. {NEEDS[name][1]}", **plain)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("parameter", "default", "meaning"):
         table.add_column(column, no_wrap=column == "parameter")
