@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: install demo test test-all lint types bench zoo docs clean
+.PHONY: install demo test test-all lint types bench bench-predictions zoo docs clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml Makefile
@@ -38,6 +38,10 @@ types: install
 bench: install
 	$(BIN)/python -m benchmarks.merge $(if $(PEER),--peer $(PEER)) $(BENCH)
 	$(BIN)/python -m benchmarks.chat
+
+# make bench-predictions PEER=/path/to/python BENCH="--runs 1"
+bench-predictions: install
+	$(BIN)/python -m benchmarks.predictions $(if $(PEER),--peer $(PEER)) $(BENCH)
 
 # make zoo ZOO="--suite digits --seeds 1"
 zoo: install

@@ -71,6 +71,7 @@ METHODS = {
     "tsv": Recipe("tsv", {}, peer=False, singular=True),
     "iso_cts": Recipe("iso_cts", {}, peer=False, singular=True),
     "wudi": Recipe("wudi", {}, peer=False, singular=True),
+    "wudi_foreseen": Recipe("wudi", {"gradient_error": 0.003}, peer=False, singular=True),
 }
 #: What the growth tables follow.
 GROWING = ("linear", "ties", "model_stock")

@@ -73,7 +73,7 @@ def render(document: dict[str, Any]) -> str:
 
 
 #: Merged by whole matrices; `benchmarks.merge.Recipe.singular`.
-MATRICES = ("iso_c", "tsv", "iso_cts", "wudi")
+MATRICES = ("iso_c", "tsv", "iso_cts", "wudi", "wudi_foreseen")
 
 
 def by_matrices(cells: list[Cell], sizes: dict[str, dict[str, int]]) -> str:
@@ -84,7 +84,9 @@ def by_matrices(cells: list[Cell], sizes: dict[str, dict[str, int]]) -> str:
         if seconds is not None:
             share = sizes[cell["size"]]["parameters"] / 1e8
             times = [seconds, seconds / share, found["cpu_seconds"] / share]
-            rows.append([cell["method"], cell["size"], *(number(value, 1) for value in times), number(peak(cell), 0)])
+            rows.append(
+                [named(cell["method"]), cell["size"], *(number(value, 1) for value in times), number(peak(cell), 0)]
+            )
     return table(["method", "parameters", "s", "s per 100 M", "CPU s per 100 M", "peak MB"], rows)
 
 
@@ -156,7 +158,7 @@ def spread(found: dict[str, Any]) -> str:
 
 def named(method: str) -> str:
     """How tables call it."""
-    return "ties, scope: model" if method == "ties_model" else method
+    return {"ties_model": "ties, scope: model", "wudi_foreseen": "wudi, gradient_error: 0.003"}.get(method, method)
 
 
 def methods_of(cells: Iterable[Cell]) -> list[str]:

@@ -16,9 +16,9 @@ from typing import Any
 
 from modelwright.api import registry
 from modelwright.chat import TECHNIQUES
-from modelwright.cli._methods import cost_text, describe, models_text
+from modelwright.cli._methods import cost_text, describe, models_text, output_text
 from modelwright.cli._programs import describe as describe_program
-from modelwright.methods import LAWS, Method
+from modelwright.methods import CALIBRATORS, COMBINERS, LAWS, OUTPUT_LAWS, Method, OutputMethod
 from modelwright.studies import Interval, Part
 from modelwright.studies._text import STATEMENT, shown as text_of, statements
 
@@ -36,6 +36,10 @@ def files() -> dict[Path, str]:
     pages = {ROOT / "docs" / "methods" / f"{method.name}.md": page(method) for method in methods}
     pages[ROOT / "docs" / "methods" / "index.md"] = index(methods)
     nav = ["      - methods/index.md", *(f"      - {method.title}: methods/{method.name}.md" for method in methods)]
+    outputs = [*COMBINERS.values(), *CALIBRATORS.values()]
+    nav += ["      - methods/outputs/index.md", *(f"      - {m.title}: methods/outputs/{m.name}.md" for m in outputs)]
+    pages |= {ROOT / "docs" / "methods" / "outputs" / f"{method.name}.md": output_page(method) for method in outputs}
+    pages[ROOT / "docs" / "methods" / "outputs" / "index.md"] = output_index(outputs)
     pages[ROOT / "mkdocs.yml"] = between(ROOT / "mkdocs.yml", "      # methods", "      # /methods", "\n".join(nav))
     readme = ROOT / "README.md"
     pages[readme] = between(readme, "<!-- methods -->", "<!-- /methods -->", table(methods, "docs/methods/"))
@@ -100,6 +104,60 @@ def techniques() -> str:
         cells = [str(data["technique"]["number"]), name, calls, once, ", ".join(data["needs"]), link(record.paper)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def output_index(methods: Sequence[OutputMethod]) -> str:
+    """The first page of methods on outputs."""
+    rows = ["| method | kind | takes | learns | paper | |", "|---|---|---|---|---|---|"]
+    for method in methods:
+        learns = "from labels" if method.fit is not None else "nothing"
+        cells = [f"[`{method.name}`]({method.name}.md)", method.kind, ", ".join(sorted(method.takes)), learns]
+        rows.append(f"| {' | '.join([*cells, link(method.paper), method.summary])} |")
+    table = "\n".join(rows)
+    return f"""{head("the records of all methods on outputs")}
+# Methods on outputs
+
+Combiners make one answer of several, calibrators make an answer's confidence true. Each is a pure function in numpy and float64 with
+a record, from which this page, `mw methods` and the law tests are made. [Ensembles of outputs](../../ensembles.md) says how they
+are used. Binary predictions are taken wherever classes are.
+
+{table}
+
+## The laws
+
+Each record names the laws that hold for its method, and tests try every one of them, as well as that no law which holds is left
+out.
+
+{bullets(f"**{law}**: {text}." for law, text in OUTPUT_LAWS.items())}
+"""
+
+
+def output_page(method: OutputMethod) -> str:
+    """One page of a method on outputs."""
+    data = describe(method)
+    call = f'fit(validation, "{method.name}")'
+    use = f"fitted = {call}\nfitted.{ {'sets': 'sets', 'intervals': 'intervals'}.get(method.gives, 'apply') }(test)"
+    if method.fit is None:
+        use = f'combine(bank, "{method.name}")'
+    parts = [
+        head(f"the record of {method.name}"), f"# {method.title}", method.summary, f"{output_text(method)}.", link(method.paper),
+        "## Use", f"```text\n{use}\n```",
+    ]  # fmt: skip
+    if data["parameters"]:
+        parts += ["## Parameters", parameters(data["parameters"], "each member")]
+    home = f"modelwright.methods.{method.kind}"
+    functions = [method.function] + ([method.fit] if method.fit is not None else [])
+    for function in functions:
+        name = f"{function.__module__}.{function.__name__}"
+        shown_as = f"{home}.{function.__name__}" if function is method.function else name
+        parts.append(f"::: {shown_as}\n    options:\n      heading_level: 3")
+    parts.insert(-len(functions), "## What it computes")
+    if data["laws"]:
+        parts += ["## Laws", bullets(f"**{law}**: {OUTPUT_LAWS[law]}." for law in data["laws"])]
+    if method.differs:
+        numbered = "\n".join(f"{i}. {escaped(text)}" for i, text in enumerate(method.differs, 1))
+        parts += ["## Where it differs", "From the paper, or from well-known implementations:", numbered]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def study_pages() -> dict[Path, str]:
@@ -207,7 +265,7 @@ def by_semantics(method: Method, semantics: str) -> str:
     return method.scope(lists)
 
 
-def parameters(entries: Sequence[Mapping[str, Any]]) -> str:
+def parameters(entries: Sequence[Mapping[str, Any]], each: str = "each model") -> str:
     """The table of a method's parameters."""
     has_paper = any(entry["paper"] != entry["default"] for entry in entries)
     rows = [
@@ -217,7 +275,7 @@ def parameters(entries: Sequence[Mapping[str, Any]]) -> str:
     for entry in entries:
         default = "required" if entry["required"] else shown(entry["default"])
         special = shown(entry["paper"]) if entry["paper"] != entry["default"] else ""
-        cells = [f"`{entry['name']}`", "each model" if entry["per_model"] else "all", entry["rule"], default]
+        cells = [f"`{entry['name']}`", each if entry["per_model"] else "all", entry["rule"], default]
         rows.append(f"| {' | '.join([*cells, *([special] if has_paper else []), cell(entry['help'])])} |")
     return "\n".join(rows)
 
@@ -316,7 +374,7 @@ def main() -> int:
     check = parser.parse_args().check
     wanted = files()
     folder = ROOT / "docs" / "methods"
-    odd = [path for path in folder.glob("*.md") if path not in wanted]
+    odd = [path for path in folder.rglob("*.md") if path not in wanted]
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if check and stale + odd:
         names = ", ".join(str(path.relative_to(ROOT)) for path in [*stale, *odd])
@@ -325,6 +383,7 @@ def main() -> int:
     if not check:
         folder.mkdir(exist_ok=True)
         for path in stale:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(wanted[path], encoding="utf-8")
         for path in odd:  # of a method that is no more
             path.unlink()

@@ -17,7 +17,7 @@ from modelwright.cli import _app
 from modelwright.cli._app import run
 from modelwright.cli._merge import size_of, size_text
 from modelwright.errors import InputError
-from modelwright.methods import METHODS
+from modelwright.methods import CALIBRATORS, COMBINERS, METHODS
 
 MW = str(Path(sys.executable).with_name("mw"))
 RECIPE = (
@@ -182,6 +182,7 @@ def test_without_torch_installed_at_all(here: Path) -> None:
             ["check", "a", "--method", "ties"],
             "error: ties needs base_model, the model that the others were tuned from.",
         ),
+        (["methods", "--kind", "merge"], "error: there are no methods of the kind 'merge'. Did you mean 'merging'?"),
         (["methods", "tis"], "error: unknown merge method 'tis'. Did you mean 'ties'?"),
         (
             ["merge", "recipe.yml", "-o", "out", "--shard-size", "5XB"],
@@ -344,8 +345,13 @@ def test_json_of_methods(said: Any) -> None:
     code, out, _ = said("methods", "--json")
     found = json.loads(out)
     assert code == 0
-    assert [entry["name"] for entry in found] == sorted(METHODS)
+    assert [entry["name"] for entry in found] == [*sorted(METHODS), *sorted(COMBINERS), *sorted(CALIBRATORS)]
+    assert {entry["kind"] for entry in found} == {"merging", "ensembling", "calibration"}
+    assert json.loads(said("methods", "--json", "--kind", "ensembling")[1])[0]["takes"] == ["classes"]
     for entry in found:
+        if entry["kind"] != "merging":
+            assert {"name", "title", "paper", "needs", "takes", "gives", "parameters"} <= set(entry)
+            continue
         assert {"name", "title", "paper", "needs", "scope"} <= set(entry)
         assert isinstance(entry["needs"], list)
         assert entry["scope"] in ("row", "tensor", "layer", "model")
@@ -402,7 +408,17 @@ def test_check_of_steps_shows_each(here: Path, said: Any) -> None:
     assert [stage["name"] for stage in stages] == ["one", "two"]
 
 
-@pytest.mark.parametrize("arguments", [["check", "recipe.yml"], ["methods"], ["methods", "ties"], ["--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "recipe.yml"],
+        ["methods"],
+        ["methods", "ties"],
+        ["methods", "greedy"],
+        ["methods", "temperature"],
+        ["--help"],
+    ],
+)
 @pytest.mark.parametrize("columns", [30, 80, 300])
 def test_any_width(arguments: list[str], columns: int, here: Path, said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))

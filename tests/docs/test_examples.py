@@ -77,13 +77,19 @@ def modules() -> dict[str, Any]:
 
 def docstrings() -> list[Any]:
     known = [
-        f"modelwright.methods.merging.{path.stem}" for path in (ROOT / "src/modelwright/methods/merging").glob("_*.py")
+        f"modelwright.methods.{kind}.{path.stem}"
+        for kind in ("merging", "ensembling", "calibration")
+        for path in (ROOT / "src/modelwright/methods" / kind).glob("_*.py")
     ]
     known += [
         "modelwright.api",
         "modelwright.checkpoint._open",
+        "modelwright.evaluate._bank",
         "modelwright.evaluate._front",
         "modelwright.evaluate.sources._task",
+        "modelwright.predictions._collect",
+        "modelwright.predictions._fitted",
+        "modelwright.predictions._predictions",
     ]
     return [pytest.param(name, id=name) for name in sorted(known) if not name.endswith("__init__")]
 

@@ -16,7 +16,7 @@ import typer.main
 
 import modelwright as mw
 from modelwright.cli._app import app, run
-from modelwright.methods import LAWS, METHODS, merging
+from modelwright.methods import CALIBRATORS, COMBINERS, LAWS, METHODS, merging
 from modelwright.recipe._plan import Fate
 from modelwright.recipe._schema import Recipe
 from modelwright.recipe._settings import COMMUNITY
@@ -122,7 +122,8 @@ def test_links_lead_somewhere(source: Path) -> None:
 def test_generated_pages_are_fresh() -> None:
     stale = [path for path, text in script("generate").files().items() if path.read_text(encoding="utf-8") != text]
     assert not stale, "run python docs/generate.py"
-    assert {path.stem for path in (DOCS / "methods").iterdir()} == {"index", *METHODS}
+    assert {path.stem for path in (DOCS / "methods").glob("*.md")} == {"index", *METHODS}
+    assert {path.stem for path in (DOCS / "methods/outputs").iterdir()} == {"index", *COMBINERS, *CALIBRATORS}
 
 
 def test_a_stale_page_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,8 +30,8 @@ from modelwright.evaluate import (
     Splits,
     run,
 )  # fmt: skip
-from modelwright.evaluate._code import function_hash
 from modelwright.evaluate._records import table_of, write_part
+from modelwright.predictions import function_hash
 
 N = 50
 

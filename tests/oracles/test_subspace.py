@@ -123,7 +123,7 @@ def test_wudi_is_adam_on_the_papers_loss(shape: tuple[int, int], count: int) -> 
         loss = (disturbance.square().sum((1, 2)) / stacked.square().sum((1, 2))).sum()
         loss.backward()
         adam.step()
-    found = merging.wudi(models, base=base, steps=50, rate=1e-3, gradient_error=0.0) - base
+    found = merging.wudi(models, base=base, steps=50, rate=1e-3) - base
     close(found, merged.detach().numpy())
     assert np.abs(found - sum(deltas)).max() > 1e-2
 
@@ -136,7 +136,7 @@ def test_wudi_foresees_most_gradients(shape: tuple[int, int], monkeypatch: pytes
     base = rng.standard_normal(shape)
     deltas = [0.01 * rng.standard_normal(shape) for _ in range(3)]
     models = [base + delta for delta in deltas]
-    exact = merging.wudi(models, base=base, rate=1e-4, gradient_error=0.0) - base
+    exact = merging.wudi(models, base=base, rate=1e-4) - base
     for error, most in ((0.01, 100), (0.001, 299)):
         counted: list[int] = []
         length = _wudi._length
@@ -151,9 +151,9 @@ def test_wudi_goes_by_rows_to_the_same_place(monkeypatch: pytest.MonkeyPatch) ->
     from modelwright.methods.merging import _wudi
 
     models, base, _ = tuned(3, (70, 20))
-    whole = merging.wudi(models, base=base, gradient_error=0.0)
+    whole = merging.wudi(models, base=base)
     monkeypatch.setattr(_wudi, "_IN_CACHE", 1)
-    close(merging.wudi(models, base=base, gradient_error=0.0), whole)
+    close(merging.wudi(models, base=base), whole)
 
 
 def wudi_loss(tau: Any, deltas: Sequence[Any]) -> float:

@@ -421,6 +421,24 @@ def test_multiply_adds_are_products_of_matrices() -> None:
 
 
 @pytest.mark.torch
+def test_fused_kernels_are_counted_too() -> None:
+    """Attention, its fast path in evaluation mode and recurrent layers have kernels of their own on every device."""
+    torch = pytest.importorskip("torch")
+    t, d = 7, 16
+    x = torch.zeros(3, t, d)
+
+    class Attention(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return torch.nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])
+
+    assert multiply_adds(Attention(), x) == 2 * t * t * d
+    layer = torch.nn.TransformerEncoderLayer(d, 4, 32, batch_first=True).eval()
+    assert multiply_adds(layer, x) == 4 * t * d * d + 2 * t * t * d + 2 * t * d * 32
+    assert multiply_adds(torch.nn.LSTM(d, 5, batch_first=True).eval(), x) == t * 4 * 5 * (d + 5)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.torch
 def test_multiply_adds_of_folders_come_from_the_configuration(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification

@@ -147,6 +147,17 @@ def merge(
         str | None,
         typer.Option("--gguf", metavar="f16 | bf16 | q8_0", help="Of GGUF files: write a single one, OUT.gguf."),
     ] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option(
+            "--rank",
+            metavar="R | energy:SHARE | error:SHARE",
+            help="Of adapters: rank of the result.  [default: the sum]",
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Of adapters: refuse a result that loses more than rounding.")
+    ] = False,
     refer_base: Annotated[
         bool, typer.Option("--refer-base", help="Of bundles: say where the base is, with its hash, and do not copy it.")
     ] = False,
@@ -154,14 +165,26 @@ def merge(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge models by a recipe, or directly.
+    """Merge models by a recipe or directly, or adapters.
 
-    mw merge RECIPE -o OUT, or mw merge A B --method ties --base X --set density=0.5 -o OUT.
+    mw merge RECIPE -o OUT, or mw merge A B --method ties --base X --set density=0.5 -o OUT. Adapters of one base are merged into an
+    adapter, by the same methods or by cat, svd, knots, lora_lego and mos.
     """
+    from modelwright.cli._adapters import are_adapters, run_merge_adapters
     from modelwright.cli._merge import job_of, run_merge, size_of
 
-    job = job_of(inputs, method, base, sets, seed, plugin, retokenize)
     options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "threads": threads, "device": device}
+    if are_adapters(inputs):
+        del options["device"]
+        run_merge_adapters(
+            inputs, out, method, base, sets, rank, seed, plugin, options, exact=exact, json=json, quiet=quiet
+        )  # fmt: skip
+        return
+    if rank is not None or exact:
+        from modelwright.errors import InputError
+
+        raise InputError("--rank and --exact are for merging adapters", "Leave them out.")
+    job = job_of(inputs, method, base, sets, seed, plugin, retokenize)
     options |= {
         "allow_nonfinite": allow_nonfinite,
         "shard_bytes": size_of(shard_size),
@@ -443,8 +466,12 @@ def diff(
 
 @app.command()
 def inspect(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder, file, Hub id, URL, adapter, model+adapter, or bundle.")
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL | ADAPTER..",
+            help="A folder, file, Hub id, URL, adapter, model+adapter, or bundle; or several adapters.",
+        ),
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
     json: Json = False,
@@ -452,11 +479,11 @@ def inspect(
     """Show what a model is and what it was made from.
 
     Parameters by layer and kind, shapes, formats, tied weights, vocabulary, licence, and the lineage that manifests tell; of
-    adapters rank, alpha, targets and norms. Reads headers, and little more.
+    adapters rank, effective rank, alpha, targets and norms, and of several what they have in common. Reads headers, and little more.
     """
     from modelwright.cli._inspect import run_inspect
 
-    run_inspect(model, tensors=tensors, json=json)
+    run_inspect(models, tensors=tensors, json=json)
 
 
 @app.command()
@@ -536,6 +563,18 @@ def extract(
     int8: Annotated[
         bool, typer.Option("--int8", help="Store task vectors in 8 bits an entry; not exact, the error is printed.")
     ] = False,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="With --rank: write a LoRA that peft loads, instead of a delta.")
+    ] = False,
+    save: Annotated[
+        list[str], typer.Option("--save", metavar="NAME", help="With --adapter: modules to store whole; repeatable.")
+    ] = [],  # noqa: B006
+    skip: Annotated[
+        list[str], typer.Option("--skip", metavar="NAME", help="With --adapter: tensors to leave out; repeatable.")
+    ] = [],  # noqa: B006
+    small: Annotated[
+        bool, typer.Option("--small/--no-small", help="With --adapter: store norms and biases that changed whole.")
+    ] = True,
     exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact: --rank and --int8.")] = False,
     shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
@@ -547,7 +586,7 @@ def extract(
     """Store what a fine-tune changed, or write a bundle's model.
 
     With --base exact to the bit: what did not change is left out, and of the rest the smaller of changed entries and all bits is
-    stored; mw apply brings it back. With --task the model that the bundle has for that task.
+    stored; mw apply brings it back. With --adapter a LoRA of a rank. With --task the model that the bundle has for that task.
     """
     from modelwright.cli._delta import run_extract
     from modelwright.cli._merge import size_of
@@ -558,13 +597,26 @@ def extract(
 
         run_task(source, task, out, {"base": base, "rank": rank, "int8": int8 or None}, options, json=json, quiet=quiet)
         return
+    if adapter:
+        from modelwright.cli._adapters import run_extract_adapter
+
+        run_extract_adapter(
+            source, base, out, rank, options, save=save, skip=skip, small=small, exact=exact, json=json, quiet=quiet
+        )  # fmt: skip
+        return
+    if save or skip or not small:
+        from modelwright.errors import InputError
+
+        raise InputError("--save, --skip and --no-small go with --adapter", "A delta stores every tensor.")
     run_extract(source, base, out, {"rank": rank, "int8": int8}, options, exact=exact, json=json, quiet=quiet)
 
 
 @app.command()
 def apply(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the delta was made from.")],
-    delta: Annotated[str, typer.Argument(metavar="DELTA", help="What mw extract has written.")],
+    deltas: Annotated[
+        list[str], typer.Argument(metavar="DELTA | ADAPTER..", help="What mw extract has written, or adapters.")
+    ],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
     exact: Annotated[bool, typer.Option("--exact", help="Refuse a delta that is not exact.")] = False,
     shard_size: ShardSize = "5GB",
@@ -574,42 +626,39 @@ def apply(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Bring back a fine-tune from its delta.
+    """Bring back a fine-tune from its delta, or bake adapters in.
 
-    Every tensor of the base is checked to be what it was, and every exact one to come out as it was.
+    With a delta every tensor of the base is checked to be what it was, and every exact one to come out as it was. What several
+    adapters add is added up.
     """
+    from modelwright.cli._adapters import are_adapters, run_apply_adapters
     from modelwright.cli._delta import run_apply
     from modelwright.cli._merge import size_of
+    from modelwright.errors import InputError
 
     options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
-    run_apply(base, delta, out, options, exact=exact, json=json, quiet=quiet)
+    if are_adapters(deltas):
+        run_apply_adapters(base, deltas, out, options, json=json, quiet=quiet)
+        return
+    if len(deltas) > 1:
+        raise InputError(f"a fine-tune comes of one delta, got {len(deltas)}", "Only adapters add up.")
+    run_apply(base, deltas[0], out, options, exact=exact, json=json, quiet=quiet)
 
 
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="KIND", help="merging, ensembling or calibration only.")
+    ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     cite: Annotated[bool, typer.Option("--cite", help="Print BibTeX entries.")] = False,
-    kind: Annotated[
-        str, typer.Option("--kind", metavar="KIND", help="merge, or program: what panels of chat models can do.")
-    ] = "merge",
 ) -> None:
-    """List the merging methods, or show one.
-
-    With --kind program, the programs of chat panels, such as the prompting techniques.
-    """
-    if kind == "program" and not (plugin or cite):
-        from modelwright.cli._programs import show_programs
-
-        return show_programs(name, json=json)
-    if kind != "merge":
-        from modelwright.errors import InputError
-
-        raise InputError(f"--kind must be merge, or program without --plugin and --cite, got '{kind}'")
+    """List the methods on weights and on outputs, or show one."""
     from modelwright.cli._methods import show_methods
 
-    show_methods(name, plugin, json=json, cite=cite)
+    show_methods(name, plugin, kind, json=json, cite=cite)
 
 
 @app.command()

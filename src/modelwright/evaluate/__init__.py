@@ -1,5 +1,10 @@
 """Tasks, the systems under test, and paired records of what they answered."""
 
+from modelwright.evaluate._bank import (
+    predictions as predictions,
+    predictions_of as predictions_of,
+    records_of as records_of,
+)
 from modelwright.evaluate._calibration import Calibration as Calibration, calibration as calibration
 from modelwright.evaluate._cascade import CascadePredictor as CascadePredictor
 from modelwright.evaluate._causal import CausalPredictor as CausalPredictor

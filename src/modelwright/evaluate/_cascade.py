@@ -43,6 +43,7 @@ class CascadePredictor(Predictor):
                         self.label,
                     )
         self.asked = [0] * len(self.asks)
+        self.made = self.made or {"kind": "ensemble", "members": [member.label for member in self.asks]}
         prints = [member.fingerprint for member in self.asks]
         if not self.fingerprint and all(prints):
             text = json.dumps([prints, self.rule.as_json()], sort_keys=True)

@@ -11,8 +11,9 @@ import numpy as np
 from modelwright.errors import InputError, did_you_mean, listing
 from modelwright.evaluate._calibration import class_indices
 from modelwright.evaluate._kinds import kinds_of
-from modelwright.evaluate._predictor import needs, softmax
+from modelwright.evaluate._predictor import needs
 from modelwright.evaluate._records import Part, Records, check_alike, schema
+from modelwright.predictions import Predictions, combine
 
 Space = Literal["probabilities", "logits"]
 
@@ -76,10 +77,9 @@ def _together(parts: Sequence[Part], label: str, space: Space) -> Part:
     for part in parts[1:]:
         check_alike(first, part)
     parts = [first, *(part.ordered(first.ids) for part in parts[1:])]
-    probabilities = np.mean([_space(part, space) for part in parts], axis=0)
-    if space == "logits":
-        probabilities = softmax(probabilities)
-    probabilities = np.clip(probabilities, 0.0, 1.0)  # a mean of ones may be one bit more
+    values = np.stack([_probabilities(part) for part in parts])
+    bank = Predictions.of(values, scale="probabilities", ids=first.ids, classes=first.head.classes)
+    probabilities = np.clip(combine(bank, "mean", space=space).values[0], 0.0, 1.0)  # a mean of ones may be a bit more
     if first.metric.asks != "probabilities":
         raise InputError(f"the metric '{first.metric.name}' does not judge probabilities", where=where)
     classes = np.array(first.head.classes, dtype=object)
@@ -109,7 +109,7 @@ def _together(parts: Sequence[Part], label: str, space: Space) -> Part:
     return Part(head, table)
 
 
-def _space(part: Part, space: Space) -> np.ndarray:
+def _probabilities(part: Part) -> np.ndarray:
     probabilities = part.probabilities
     if probabilities is None or not part.head.classes:
         raise InputError(
@@ -117,7 +117,7 @@ def _space(part: Part, space: Space) -> np.ndarray:
             "Leave it out of the members, or evaluate it as a classifier.",
             f"task {part.head.task}",
         )
-    return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)) if space == "logits" else probabilities
+    return probabilities
 
 
 def _sum(values: Sequence[int | None]) -> int | None:

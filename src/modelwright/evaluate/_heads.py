@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from modelwright.errors import InputError, MissingExtraError, Problem, listing
-from modelwright.evaluate._predictor import ModulePredictor, Predictor, softmax
+from modelwright.evaluate._predictor import ModulePredictor, Predictor
 from modelwright.evaluate._weights import Weights, processor_files
 
 #: What transformers calls labels that nobody named.
@@ -57,7 +57,8 @@ class HeadPredictor(ModulePredictor):
             )
         return replace(self, columns=tuple(mine[name] for name in wanted))
 
-    def _run(self, inputs: Any) -> np.ndarray:
+    def outputs_of(self, inputs: Any) -> np.ndarray:
+        """The logits of what the inputs are read as, float64."""
         import torch
 
         arguments = {name: value.to(self.device) for name, value in self.read(inputs, self.module).items()}
@@ -65,9 +66,9 @@ class HeadPredictor(ModulePredictor):
             found = self.module(**arguments).logits
         return found.to("cpu", torch.float64).numpy()
 
-    def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
-        """The softmax of its logits, in float64."""
-        found = softmax(self.outputs_of(inputs))
+    def scores(self, inputs: Any, classes: int) -> np.ndarray:
+        """Its logits, in the order of the task's classes."""
+        found = self.outputs_of(inputs)
         return found if self.columns is None else found[:, list(self.columns)]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 
 from modelwright.errors import InputError, did_you_mean, listing
+from modelwright.predictions import content as content, plain as plain
 
 #: `tune` is for learning from, `validation` for choosing with, `test` for reporting.
 Split = Literal["tune", "validation", "test"]
@@ -105,22 +106,6 @@ def _taken(values: Any, positions: Sequence[int]) -> Any:
     if isinstance(values, np.ndarray):
         return values[np.asarray(positions, dtype=np.intp)]
     return [values[i] for i in positions]
-
-
-def content(values: Any) -> bytes:
-    """Bytes that are equal for equal inputs: an array's own, or the text of a sequence."""
-    if isinstance(values, np.ndarray) and values.dtype != object:
-        return f"{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes()
-    parts = xxhash.xxh3_128()
-    for value in values:
-        text = content(value) if isinstance(value, np.ndarray) else repr(plain(value)).encode()
-        parts.update(len(text).to_bytes(8, "little") + text)
-    return parts.digest()
-
-
-def plain(value: Any) -> Any:
-    """A scalar of numpy as Python's, whose text does not depend on numpy's version or the width of the number."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def contents_of(inputs: Any, targets: Any) -> Counter[int]:

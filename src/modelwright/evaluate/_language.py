@@ -12,12 +12,12 @@ import numpy as np
 
 from modelwright.errors import InputError, RunError, did_you_mean
 from modelwright.evaluate import _named
-from modelwright.evaluate._code import source_hash
 from modelwright.evaluate._items import Items
 from modelwright.evaluate._metrics import Scores, near
 from modelwright.evaluate._predictor import Likelihood, Predictor, Rolling, Sampling, softmax
 from modelwright.evaluate._records import Part
 from modelwright.evaluate._task import Scored, Task
+from modelwright.predictions import source_hash
 
 #: What a choice's log-likelihood is divided by, or what is subtracted from it, before choices are compared.
 Normalisation = Literal["none", "token", "byte", "character", "unconditional"]

@@ -13,9 +13,15 @@ import numpy as np
 import xxhash
 
 from modelwright.errors import InputError, RunError, needs as needs
-from modelwright.evaluate._code import function_hash
 from modelwright.evaluate._items import Items
-from modelwright.predictions import SUM_TOLERANCE
+from modelwright.predictions import (
+    SUM_TOLERANCE,
+    Scale,
+    as_rows,
+    evaluating as evaluating,
+    function_hash,
+    state_hash as state_hash,
+)
 from modelwright.tensors import softmax as softmax
 
 Outputs = Literal["logits", "probabilities"]
@@ -157,6 +163,15 @@ class Predictor(ABC):
         """Class probabilities (n, classes) of n inputs."""
         raise self._cannot("classify")
 
+    @property
+    def scale(self) -> Scale:
+        """What `scores` are."""
+        return "probabilities"
+
+    def scores(self, inputs: Any, classes: int) -> np.ndarray:
+        """What it says of n inputs and every class before anything is lost: logits where it has them, (n, classes)."""
+        return self.probabilities(inputs, classes)
+
     def values(self, inputs: Any) -> np.ndarray:
         """Numbers (n,) for n inputs."""
         raise self._cannot("give numbers")
@@ -285,17 +300,12 @@ class EstimatorPredictor(Predictor):
             raise InputError(
                 f"'{self.label}': its classes must be indices in [0, {classes - 1}], got {list(known)[:8]}"
             )
-        found[:, known.astype(np.intp)] = self.estimator.predict_proba(_rows(inputs))
+        found[:, known.astype(np.intp)] = self.estimator.predict_proba(as_rows(inputs))
         return found
 
     def values(self, inputs: Any) -> np.ndarray:
         """`predict`."""
-        return self.estimator.predict(_rows(inputs))
-
-
-def _rows(inputs: Any) -> np.ndarray:
-    inputs = np.asarray(inputs)
-    return inputs.reshape(len(inputs), -1) if inputs.dtype != object else inputs
+        return self.estimator.predict(as_rows(inputs))
 
 
 @dataclass
@@ -329,41 +339,23 @@ class ModulePredictor(Predictor):
         found = getattr(found, "logits", found)  # what transformers' models return
         return found.to("cpu", torch.float64).numpy()
 
+    @property
+    def scale(self) -> Scale:
+        """What the module gives."""
+        return self.outputs
+
+    def scores(self, inputs: Any, classes: int) -> np.ndarray:
+        """The module's outputs."""
+        return self.outputs_of(inputs)
+
     def probabilities(self, inputs: Any, classes: int) -> np.ndarray:
         """The module's outputs; logits go through a softmax in float64."""
-        found = self.outputs_of(inputs)
+        found = self.scores(inputs, classes)
         return softmax(found) if self.outputs == "logits" else found
 
     def values(self, inputs: Any) -> np.ndarray:
         """The module's outputs."""
         return self.outputs_of(inputs)
-
-
-def evaluating(module: Any, label: str) -> None:
-    """Refuse a module of which any part is in train mode.
-
-    Raises:
-        InputError: One is.
-    """
-    training = [name for name, part in module.named_modules() if part.training]
-    if training:
-        inside = f" (its part '{training[0]}')" if training[0] else ""
-        raise InputError(
-            f"'{label}' is in train mode{inside}: dropout and batch statistics would change its answers",
-            "Call .eval() on it first.",
-        )
-
-
-def state_hash(state: Any) -> str:
-    """A hash of a torch state dict's names, formats and values."""
-    import torch
-
-    digest = xxhash.xxh3_128()
-    for name, tensor in state.items():
-        value = tensor.detach().to("cpu").contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def predictor(system: Any, label: str | None = None, *, device: str = "cpu", outputs: Outputs = "logits") -> Predictor:

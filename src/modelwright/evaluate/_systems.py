@@ -19,7 +19,6 @@ from modelwright.errors import InputError, listing
 from modelwright.evaluate import _named
 from modelwright.evaluate._bundles import TaskwisePredictor
 from modelwright.evaluate._causal import causal_head
-from modelwright.evaluate._code import source_hash
 from modelwright.evaluate._heads import image_head, text_head
 from modelwright.evaluate._predictor import (
     EstimatorPredictor,
@@ -29,7 +28,9 @@ from modelwright.evaluate._predictor import (
     needs,
     predictor,
 )
+from modelwright.evaluate._timm import is_timm, timm_head
 from modelwright.evaluate._weights import Weights, load_strictly
+from modelwright.predictions import source_hash
 
 #: `LABEL=REFERENCE`; a label has no slash, so that a path with = in it stays one.
 _LABELLED = re.compile(r"(?P<label>[^/\\=]+)=(?P<rest>.+)", re.DOTALL)
@@ -249,6 +250,8 @@ def _import(checkpoint: Checkpoint, context: _Context) -> None:
 def _of_checkpoint(weights: Weights, context: _Context) -> Predictor:
     if context.network is not None:
         return _of_network(weights, context)
+    if is_timm(weights):
+        return timm_head(weights)
     names = [str(name) for name in weights.config.get("architectures") or ()]
     for name in names:
         for ending, build in ARCHITECTURES.items():

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -217,6 +217,9 @@ class Method:
     lower: Lower | None = None
     parts: Parts | None = None
     cite: str = ""
+
+    #: What it is a method on: weights.
+    kind: ClassVar[str] = "merging"
 
     def __post_init__(self) -> None:
         unknown = self.laws - set(LAWS)

@@ -1,5 +1,13 @@
 """The bank: what several members say of the same samples, and pure functions over it."""
 
+from modelwright.predictions._code import (
+    content as content,
+    function_hash as function_hash,
+    plain as plain,
+    source_hash as source_hash,
+)
+from modelwright.predictions._collect import Progress as Progress, collect as collect
+from modelwright.predictions._csv import of_csv as of_csv
 from modelwright.predictions._fitted import (
     METHODS as METHODS,
     Fitted as Fitted,
@@ -41,4 +49,15 @@ from modelwright.predictions._smoothers import (
     refit_parts as refit_parts,
     smoother as smoother,
     smoothing as smoothing,
+)
+from modelwright.predictions._sources import (
+    Source as Source,
+    as_rows as as_rows,
+    evaluating as evaluating,
+    of_estimator as of_estimator,
+    of_function as of_function,
+    of_module as of_module,
+    of_onnx as of_onnx,
+    source as source,
+    state_hash as state_hash,
 )

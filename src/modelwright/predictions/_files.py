@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,7 +51,7 @@ def _check_suffix(path: Path) -> None:
         )
 
 
-def whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file in one step: whole, or not at all.
 
     Raises:
@@ -67,7 +68,8 @@ def whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     except OSError as error:
         raise RunError(f"cannot write '{path}': {error.strerror or error}", resumable=True) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def head_of(bank: Predictions) -> str:
@@ -122,7 +124,8 @@ def _safetensors_of(bank: Predictions) -> Callable[[BinaryIO], None]:
 
     def write(file: BinaryIO) -> None:
         file.write(shard.header)
-        for array in arrays.values():
+        for name in shard.tensors:  # in their order in the file, which alignment may have changed
+            array = arrays[name]
             for row in array if array.ndim > 1 else (array,):  # a member at a time: never a copy of all
                 file.write(np.ascontiguousarray(row).data)
 

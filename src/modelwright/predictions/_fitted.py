@@ -178,7 +178,8 @@ class Fitted:
         if (bank.kind, bank.classes) != (self.kind, self.classes):
             raise InputError(
                 f"{self.method} was fitted on {self.kind} of {len(self.classes)} classes, and this bank is of {bank.kind} of "
-                f"{len(bank.classes)}" + (", with other names" if len(bank.classes) == len(self.classes) else "")
+                f"{len(bank.classes)} classes"
+                + (", with other names" if bank.kind == self.kind and len(bank.classes) == len(self.classes) else "")
             )
         missing = [name for name in self.members if name not in bank.names]
         if missing:
@@ -240,7 +241,9 @@ def _scale(record: OutputMethod, bank: Predictions, parameters: Mapping[str, Any
 
 def noise_of(ids: Sequence[str], seed: int) -> np.ndarray:
     """One uniform number in [0, 1) a sample, of its id and the seed alone."""
-    return np.array([xxhash.xxh3_64_intdigest(name, seed=seed) / 2.0**64 for name in ids])
+    return np.array(
+        [xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"), seed=seed) / 2.0**64 for name in ids]
+    )
 
 
 def _record(method: str | OutputMethod, bank: Predictions) -> OutputMethod:

@@ -33,7 +33,11 @@ def isotonic(outputs: NumpyArray, *, classes: list[Mapping[str, Sequence[float]]
     Source:
         Zadrozny and Elkan 2002, "Transforming classifier scores into accurate multiclass probability estimates".
     """
-    return apply_by_class(outputs, list(classes), lambda p, one: np.interp(p, one["at"], one["to"]))
+    return apply_by_class(outputs, list(classes), _apply_one)
+
+
+def _apply_one(probabilities: NumpyArray, one: Mapping[str, Sequence[float]]) -> NumpyArray:
+    return np.asarray(np.interp(probabilities, one["at"], one["to"]))  # type: ignore[reportUnknownArgumentType]
 
 
 def fit_isotonic(outputs: NumpyArray, labels: NumpyArray) -> dict[str, Any]:

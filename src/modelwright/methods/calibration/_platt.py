@@ -63,14 +63,15 @@ def _scores(probabilities: NumpyArray) -> NumpyArray:
 def _fit_one(probabilities: NumpyArray, right: NumpyArray) -> dict[str, float]:
     optimize = needs("scipy.optimize", "calibration")
     scores = _scores(probabilities)
-    positive = right.sum()
-    targets = np.where(right == 1, (positive + 1) / (positive + 2), 1 / (len(right) - positive + 2))
+    positive = float(right.sum())
+    high, low = (positive + 1) / (positive + 2), 1 / (len(right) - positive + 2)
+    targets = right * high + (1 - right) * low
 
     def loss(ab: NumpyArray) -> tuple[float, NumpyArray]:
         at = ab[0] * scores + ab[1]
         slopes = (sigmoid(at) - targets) / len(at)
         value = float((np.logaddexp(0.0, at) - targets * at).mean())
-        return value, np.array([slopes @ scores, slopes.sum()])
+        return value, np.array([float(slopes @ scores), float(slopes.sum())])
 
     found = optimize.minimize(
         loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", options={"maxiter": 1000, "ftol": 1e-14, "gtol": 1e-10}

@@ -82,6 +82,7 @@ BAYES = OutputMethod(
     params=BayesParams,
     takes=CLASSES,
     space=fixed("probabilities"),
+    laws=frozenset({"classes", "shift"}),
     fit=fit_bayes,
     differs=(
         "The evidence of a member is the likelihood of labelled data under its fixed weights; nothing is integrated over its "

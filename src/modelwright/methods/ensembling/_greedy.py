@@ -143,9 +143,8 @@ def _selected(
 ) -> tuple[list[int], list[float]]:
     """All choices, and the loss of the start and of each choice after it."""
     seen, loss = _seen(outputs, labels, metric)
-    alone = [loss(seen[i], 1, labels) for i in members]
-    ranked = [members[i] for i in np.argsort(alone, kind="stable")]
-    chosen = ranked[:start]
+    alone = {i: loss(seen[i], 1, labels) for i in members}
+    chosen = sorted(members, key=alone.__getitem__)[:start]  # stable: of equal ones the first
     total = np.sum([seen[i] for i in chosen], axis=0)
     losses = [loss(total, len(chosen), labels)]
     while len(chosen) < rounds:
@@ -179,6 +178,7 @@ GREEDY = OutputMethod(
     params=GreedyParams,
     takes=VALUES,
     space=fixed("probabilities"),
+    laws=frozenset({"classes", "shift"}),
     fit=fit_greedy,
     differs=(
         "The paper stops where nothing helps any more, or takes the best ensemble on the way; here it is the latter, after a fixed "

@@ -110,6 +110,7 @@ STACKING = OutputMethod(
     params=StackingParams,
     takes=frozenset({"classes", "regression"}),
     space=chosen,
+    laws=frozenset({"classes", "shift"}),
     fit=fit_stacking,
     differs=(
         "The paper fits on what members say of samples that they were not trained on, by cross-validation; here that is whatever "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -73,11 +75,18 @@ def fit_tempered(outputs: NumpyArray, labels: NumpyArray, *, place: str = "after
         InputError: There are labels of one class only.
     """
     check_fit("tempered_mean", outputs, labels)
+
+    def early(heat: float) -> float:
+        return log_loss(of_labels(tempered(outputs, heat), labels))
+
+    def early_and_late(heat: float) -> float:
+        return _loss(outputs, labels, heat, _after(outputs, labels, heat))
+
     if place == "after":
         return {"before": 1.0, "after": _after(outputs, labels, 1.0)}
     if place == "before":
-        return {"before": _least(lambda t: log_loss(of_labels(tempered(outputs, t), labels))), "after": 1.0}
-    before = _least(lambda t: _loss(outputs, labels, t, _after(outputs, labels, t)))
+        return {"before": _least(early), "after": 1.0}
+    before = _least(early_and_late)
     return {"before": before, "after": _after(outputs, labels, before)}
 
 
@@ -94,17 +103,20 @@ def _loss(outputs: NumpyArray, labels: NumpyArray, before: float, after: float) 
     return log_loss(of_labels(softmax(log(tempered(outputs, before)) / after), labels))
 
 
-def _least(loss: Any) -> float:
+def _least(loss: Callable[[float], float]) -> float:
     """The temperature of the least loss: the best of a grid, then Brent's method around it; a loss may have several valleys."""
     optimize = needs("scipy.optimize", "learning temperatures")
-    grid = np.linspace(-np.log(HOTTEST), np.log(HOTTEST), 25)
-    losses = [loss(float(np.exp(at))) for at in grid]
-    best = int(np.argmin(losses))
-    low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    found = optimize.minimize_scalar(
-        lambda at: loss(float(np.exp(at))), bounds=(low, high), method="bounded", options={"xatol": 1e-8}
-    )
-    return float(np.exp(found.x if found.fun <= losses[best] else grid[best]))
+    reach = math.log(HOTTEST)
+    grid = [reach * (i / 12 - 1) for i in range(25)]
+
+    def at(heat: float) -> float:
+        return loss(math.exp(heat))
+
+    losses = [at(heat) for heat in grid]
+    best = losses.index(min(losses))
+    bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    found = optimize.minimize_scalar(at, bounds=bounds, method="bounded", options={"xatol": 1e-8})
+    return math.exp(float(found.x) if found.fun <= losses[best] else grid[best])
 
 
 TEMPERED_MEAN = OutputMethod(
@@ -117,6 +129,7 @@ TEMPERED_MEAN = OutputMethod(
     params=TemperedMeanParams,
     takes=CLASSES,
     space=fixed("logits"),
+    laws=frozenset({"classes", "shift"}),
     fit=fit_tempered,
     differs=(
         "`before` is one temperature for all members, learnt on the loss of their mean. For a temperature of each member's own, "

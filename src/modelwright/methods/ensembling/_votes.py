@@ -110,7 +110,7 @@ def soft_vote(outputs: NumpyArray, *, tie: str = "votes", weight: float | Sequen
 def _votes(outputs: NumpyArray, weights: Sequence[float]) -> NumpyArray:
     """Shares of the votes, (n, C)."""
     votes = np.zeros(outputs.shape[1:])
-    rows = np.arange(outputs.shape[1])
+    rows = np.arange(len(votes))
     for member, weight in zip(outputs, weights, strict=True):
         votes[rows, member.argmax(axis=-1)] += weight
     return votes

@@ -119,7 +119,7 @@ def _log_linear(logits: NumpyArray, labels: NumpyArray) -> list[float]:
         jac=True,
         method="L-BFGS-B",
         bounds=[(0, 1e3)] * len(logits),
-        options={"maxiter": 1000, "ftol": 1e-12},
+        options={"maxiter": 5000, "ftol": 1e-16, "gtol": 1e-9},
     )
     return [float(weight) for weight in found.x]
 
@@ -134,10 +134,13 @@ def _least_squares(values: NumpyArray, labels: NumpyArray) -> list[float]:
     def loss(weights: NumpyArray) -> tuple[float, NumpyArray]:
         return float(weights @ products @ weights), 2 * products @ weights
 
+    def excess(weights: NumpyArray) -> float:
+        return float(weights.sum()) - 1
+
     count = len(values)
     found = optimize.minimize(
         loss, np.full(count, 1 / count), jac=True, method="SLSQP", bounds=[(0, 1)] * count,
-        constraints=[{"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones_like(w)}],
+        constraints=[{"type": "eq", "fun": excess, "jac": np.ones_like}],
         options={"maxiter": 1000, "ftol": 1e-14},
     )  # fmt: skip
     weights = np.maximum(found.x, 0)
@@ -154,6 +157,7 @@ WEIGHTED = OutputMethod(
     params=WeightedParams,
     takes=VALUES,
     space=chosen,
+    laws=frozenset({"classes", "shift"}),
     fit=fit_weights,
     differs=(
         "Stacked generalisation with weights from 0 up (Breiman 1996) minimises squared errors of classes; here it is the log "

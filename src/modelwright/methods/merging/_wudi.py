@@ -35,10 +35,10 @@ class WudiParams(SubspaceParams):
         1e-5, gt=0, description="Step size of adam: about how far a weight can move in one step."
     )
     gradient_error: float = Field(
-        0.003,
+        0.0,
         ge=0,
         lt=1,
-        description="Relative error up to which adam's gradients are taken from a line through earlier ones; 0 computes every one.",
+        description="Relative error up to which adam's gradients are taken from a line through earlier ones, which takes down to a third of the time at 0.003; 0 computes every one.",
     )
     others: Literal["mean", "base"] = Field(
         "mean", description="What tensors become that are no matrices: the mean of the models' changes, or the base's."
@@ -56,7 +56,7 @@ def wudi(
     solver: Solver = "adam",
     steps: int = 300,
     rate: float = 1e-5,
-    gradient_error: float = 0.003,
+    gradient_error: float = 0.0,
     others: Literal["mean", "base"] = "mean",
 ) -> Array:
     """Minimise, starting from the sum of the task vectors, how much the merged one disturbs each of them.
@@ -195,7 +195,7 @@ WUDI = Method(
     base="required",
     models=(1, None),
     laws=frozenset({"identity", "permutation", "base", "negation", "single"}),
-    presets={"paper": {"matrices": "linear", "others": "base", "gradient_error": 0.0}},
+    presets={"paper": {"matrices": "linear", "others": "base"}},
     reproducible="tolerance",
     differentiable=False,
     # A float64 copy of each task vector, the metric (in which a side is at most 2n times the other) and Adam's state.
@@ -208,9 +208,9 @@ WUDI = Method(
         "averages the rest, as others: mean does.",
         "The gradient of the quadratic loss is written down instead of differentiated, and its products over tasks are "
         "float64 sums made once: the same descent, in a fraction of the time where there are many tasks.",
-        "Most gradients are not computed but taken from a line through the last two that were, as long as the next one computed is "
-        "foreseen to within gradient_error; of 300 about 80 are. The result differs from that of all gradients by some 0.1 % of the way "
-        "that is gone. gradient_error: 0, the value of semantics: paper, computes all.",
+        "gradient_error is ours: above 0, gradients are taken from a line through the last two that were computed, as long as the next one "
+        "computed is foreseen to within it. At 0.003 about 80 of 300 are computed where the changes are dense noise, and 200 to 250 where "
+        "they are sparse or of low rank; the result differs from that of all gradients by less than 0.1 % of the way that is gone.",
         "rate is absolute, as the paper's: task vectors much larger than CLIP's hardly move in 300 steps of 1e-5.",
         "solver: closed is ours: the minimum of the same loss nearest to the sum of the task vectors. It does not depend on "
         "the scale of the task vectors; the paper stops on the way there.",

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from modelwright.errors import InputError, did_you_mean
+from modelwright.methods.calibration import bin_edges
 
 Bins = Literal["equal_width", "equal_mass"]
 Of = Literal["top_label", "classwise"]
@@ -109,7 +110,7 @@ def reliability(confidences: np.ndarray, right: np.ndarray, convention: Conventi
 
 def bin_places(confidences: np.ndarray, convention: Convention) -> tuple[np.ndarray, np.ndarray]:
     """The edges of the bins (b + 1,), and the bin of each confidence (n,)."""
-    edges = _edges(confidences, convention)
+    edges = bin_edges(confidences, convention.count, convention.bins)
     if convention.bins == "equal_width":
         return edges, even_places(confidences, edges)
     return edges, np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, len(edges) - 2)
@@ -124,13 +125,6 @@ def even_places(confidences: np.ndarray, edges: np.ndarray) -> np.ndarray:
     place -= (confidences <= edges[place]) & (place > 0)
     place += (confidences > edges[place + 1]) & (place < last)
     return place
-
-
-def _edges(confidences: np.ndarray, convention: Convention) -> np.ndarray:
-    if convention.bins == "equal_width":
-        return np.linspace(0, 1, convention.count + 1)
-    inner = np.quantile(confidences, np.arange(1, convention.count) / convention.count, method="inverted_cdf")
-    return np.unique(np.concatenate([[0.0], inner, [1.0]]))
 
 
 def calibration_error(probabilities: np.ndarray, targets: np.ndarray, convention: Convention = DEFAULT) -> float:

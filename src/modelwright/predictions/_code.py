@@ -12,7 +12,21 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from modelwright.evaluate._items import content
+
+def content(values: Any) -> bytes:
+    """Bytes that are equal for equal inputs: an array's own, or the text of a sequence."""
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return f"{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes()
+    parts = xxhash.xxh3_128()
+    for value in values:
+        text = content(value) if isinstance(value, np.ndarray) else repr(plain(value)).encode()
+        parts.update(len(text).to_bytes(8, "little") + text)
+    return parts.digest()
+
+
+def plain(value: Any) -> Any:
+    """A scalar of numpy as Python's, whose text does not depend on numpy's version or the width of the number."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def source_hash(made: Callable[..., Any]) -> str:
