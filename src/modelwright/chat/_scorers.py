@@ -19,9 +19,9 @@ from modelwright.chat._messages import user
 from modelwright.chat._session import together
 from modelwright.chat._talk import Talk
 from modelwright.errors import InputError, RunError
-from modelwright.evaluate._code import function_hash
 from modelwright.evaluate._named import function as named_function, guarded
 from modelwright.evaluate._predictor import needs
+from modelwright.predictions._code import function_hash
 
 #: Functions and models of users are called by one thread at a time.
 _LOCK = threading.Lock()
