@@ -649,7 +649,10 @@ def apply(
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
     kind: Annotated[
-        str | None, typer.Option("--kind", metavar="KIND", help="merging, ensembling or calibration only; or program: what chat panels do.")
+        str | None,
+        typer.Option(
+            "--kind", metavar="KIND", help="merging, ensembling or calibration only; or program: what chat panels do."
+        ),
     ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
