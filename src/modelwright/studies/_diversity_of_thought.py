@@ -262,4 +262,5 @@ DIVERSITY_OF_THOUGHT = Study(
     "call they gain less, as early answers pull later ones.",
     experiment=experiment,
     needs=("sklearn", "jinja2"),
+    seeds=3,
 )

@@ -216,7 +216,7 @@ def blocks_of(text: str) -> list[str]:
         ['So 4.', 'So 5.']
     """
     found = list(_HEADER.finditer(text))
-    ends = [match.start() for match in found[1:]] + [len(text)]
+    ends = [match.start() for match in found[1:]] + [len(text)] * bool(found)
     parts = {int(match[1]): text[match.end() : end] for match, end in zip(found, ends, strict=True)}
     return [parts[number] for number in sorted(parts)]
 
