@@ -267,6 +267,8 @@ def test_bad_rules_are_refused(change: dict[str, Any], what: str) -> None:
         CascadeRule.from_json(good | change)
     with pytest.raises(InputError, match=r"must be JSON"):
         CascadeRule.from_json("{")
+    with pytest.raises(InputError, match=r"must be an object of version 1"):
+        CascadeRule.from_json("[1]")
 
 
 @pytest.mark.parametrize(
@@ -274,6 +276,9 @@ def test_bad_rules_are_refused(change: dict[str, Any], what: str) -> None:
     [
         ({"width": 0.6}, r"widths of the policy window must be in \[0, 0.5\], got 0.6"),
         ({"width": 10}, r"widths of the policy window must be in \[0, 0.5\], got 10"),
+        ({"width": "0.1"}, r"widths must be numbers, got '0.1'"),
+        ({"width": [None]}, r"widths must be numbers, got \[None\]"),
+        ({"aim": "cov@10"}, r"aim must be an Aim, got 'cov@10'. Such as Aim"),
         ({"width": [0.1, 0.1]}, "a cascade of 2 members takes 1 widths, got 2"),
         ({"width": 0.1, "most_cost": 2.0}, "fitted to a width or to a cost, got both"),
         ({"policy": "windows"}, "there is no policy 'windows'. Did you mean 'window'"),

@@ -496,6 +496,7 @@ def test_measuring_is_refused_by_name() -> None:
     probabilities, targets = bank(1)
     one = Predictions.of(probabilities, targets, scale="probabilities")
     assert measure(one).together == {}
+    assert measure(one, "ece") == measure(one, ["ece"])
     with pytest.raises(InputError, match=r"there is no measure 'eec'. Did you mean 'ece'"):
         measure(one, ["eec"])
     with pytest.raises(InputError, match=r"'kappa' is of members together, and there is one"):

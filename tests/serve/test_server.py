@@ -183,7 +183,7 @@ def test_what_was_said_before_reaches_every_agent() -> None:
 
 def test_a_panel_that_ends_in_one_call_streams_it_as_it_is_written() -> None:
     proposer, writer = Voice("The answer is 5.", "proposer"), Voice("The answer is 4. It is even.", "writer")
-    for program, more in ((MOA, {"proposers": ["p"]}), (SELF_MOA_SEQ, {"proposer": "p", "samples": 7})):
+    for program, more in ((MOA, {"proposers": ["p"]}), (SELF_MOA_SEQ, {"proposer": "p", "samples": 6})):
         writer.gate = threading.Event()
         served = Served([panel({"p": proposer, "w": writer}, program, aggregator="w", **more)])
         with serving(served) as url:

@@ -265,6 +265,110 @@ def evaluate(
 
 
 @app.command()
+def ensemble(
+    members: Annotated[
+        list[str],
+        typer.Argument(metavar="A B ..", help="Model folders, recipes, checkpoints, .onnx, .skops; each also NAME=X."),
+    ],
+    task: Annotated[str, typer.Option("--task", metavar="T", help="What it is fitted to; as for mw eval.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="The folder to make.")],
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="mean, greedy, stacking, majority_vote, ...")
+    ] = "mean",
+    sets: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method; repeatable.")
+    ] = [],  # noqa: B006
+    calibrate: Annotated[
+        str | None, typer.Option("--calibrate", metavar="NAME", help="Make confidence true: temperature, isotonic, ...")
+    ] = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Ask them in this order, each only where those before were not sure.")
+    ] = False,
+    risk: Annotated[
+        float | None,
+        typer.Option("--risk", help="With --cascade: the share of wrong answers to aim at.  [default: 0.1]"),
+    ] = None,
+    coverage: Annotated[
+        float | None, typer.Option("--coverage", help="With --cascade, instead: the share of items to answer.")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option("--width", help="With --cascade: share of items around the threshold that go on.")
+    ] = None,
+    most_cost: Annotated[
+        float | None, typer.Option("--most-cost", help="With --cascade, instead of --width: what an item may cost.")
+    ] = None,
+    unit: Annotated[
+        str, typer.Option("--unit", metavar="milliseconds | answers", help="With --cascade: how costs are counted.")
+    ] = "milliseconds",
+    split: Annotated[str, typer.Option("--split", help="Fit on validation, or on tune.")] = "validation",
+    refer: Annotated[
+        bool, typer.Option("--refer", help="Say where members are, with their hashes, and do not copy them.")
+    ] = False,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Items at a time.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, mps, xpu.")] = "cpu",
+    network: Annotated[
+        str | None, typer.Option("--network", metavar="M:F", help="Builds the nn.Module of bare checkpoints.")
+    ] = None,
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Combine the answers of several models.
+
+    Fits what combines them, on validation items and never on test, and writes a bundle that mw eval, mw compare and mw predict take
+    like a model.
+    """
+    from modelwright.cli._ensemble import run_ensemble
+
+    said = {
+        "method": method, "sets": sets, "calibrate": calibrate, "cascade": cascade, "risk": risk, "coverage": coverage,
+        "width": width, "most_cost": most_cost, "unit": unit, "split": split, "batch": batch, "device": device,
+        "network": network, "plugins": plugin,
+    }  # fmt: skip
+    how = {"refer": refer, "overwrite": overwrite, "restart": restart}
+    run_ensemble(members, task, out, said, how, json=json, quiet=quiet)
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="X.. DATA", help="Systems as for mw eval, and last the data: a task, or a file."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="A .parquet or .safetensors file of predictions.")
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="T", help="What data without labels are like: classes, columns, preprocessing."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="A,B,..", help="Instead: the classes, in the order of outputs.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Of a task: which items.")] = "test",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Items at a time.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, mps, xpu.")] = "cpu",
+    network: Annotated[
+        str | None, typer.Option("--network", metavar="M:F", help="Builds the nn.Module of bare checkpoints.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write down what models say of data.
+
+    Probabilities of classes or values, one member for each model, with ids, and labels where they are known.
+    """
+    from modelwright.cli._predict import run_predict
+
+    said = {"task": task, "classes": classes, "split": split, "batch": batch, "device": device, "network": network}
+    run_predict(inputs, out, said | {"plugins": plugin}, overwrite=overwrite, json=json, quiet=quiet)
+
+
+@app.command()
 def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="The output of a merge: a folder, or its URL.")],
     rerun: Annotated[bool, typer.Option("--rerun", help="Merge again, writing nothing, and compare.")] = False,
@@ -363,6 +467,9 @@ def compare(
     member: Annotated[
         list[str], typer.Option("--member", metavar="SYSTEM", help="Add the ensemble of these; repeatable.")
     ] = [],  # noqa: B006
+    members: Annotated[
+        bool, typer.Option("--members", help="With --task: add the members of bundles of models, each alone.")
+    ] = False,
     space: Annotated[
         str, typer.Option("--space", metavar="probabilities | logits", help="Where the ensemble averages.")
     ] = "probabilities",
@@ -408,6 +515,10 @@ def compare(
 
     asking = {"out": out, "split": split, "limit": limit, "batch": batch, "device": device, "network": network}
     asking["plugins"] = plugin
+    if members:
+        from modelwright.cli._compare import with_members
+
+        inputs = with_members(inputs, task)
     options = Comparing(
         task,
         reference,

@@ -211,7 +211,7 @@ class Comparison:
             "tasks": list(self.tasks),
             "experts": dict(self.experts),
             "systems": [_mean_json(mean, self.unit) for mean in self.means],
-            "rows": self.as_rows(),
+            "rows": [{**_flat(row), **_curves(row)} for row in self.rows],
             "notes": list(self.notes),
         }
 
@@ -255,9 +255,21 @@ def _flat(row: Row) -> dict[str, Any]:
         "negative_flip_rate": None if flips is None else flips.rate,
         "negative_flip_rate_of_right": None if flips is None else flips.rate_of_right,
         "calibration_error": None if known is None else known.error,
+        "aurc": None if known is None else known.aurc,
         "brier": None if known is None else known.brier,
         "nll": None if known is None else known.nll,
         **_cost_json(row.cost),
+    }
+
+
+def _curves(row: Row) -> dict[str, Any]:
+    """What is no single number of a row."""
+    known = row.calibration
+    if known is None:
+        return {}
+    return {
+        "reliability": [asdict(line) for line in known.bins],
+        "risk_coverage": [list(point) for point in known.risk],
     }
 
 

@@ -197,7 +197,7 @@ def tree(outcome: Outcome) -> Html:
     lines += [
         _line(places[j], places[i], won=i in won and j in won) for i, step in enumerate(steps) for j in step.shown
     ]
-    lines += [_line(places[i], end, won=True) for i in won]
+    lines += [_line(places[i], end, won=True) for i in won if not any(i in steps[j].shown for j in won)]
     cards = [_card(question, "question", "", "", kind="end")]
     for i, step in enumerate(steps):
         value = "no answer" if step.value is None else str(step.value)

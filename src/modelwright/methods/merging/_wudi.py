@@ -149,11 +149,11 @@ def _walk(
     for step in range(1, steps + 1):
         if step > at + gap:  # at first, and when the line has been followed far enough
             gradient = (added([tau @ a if b is None else tau @ a @ b for a, b in factors]) - pull) * 2
-            if slope is not None and error:
+            if slope is not None:
                 missed = float(_length(known + slope * (step - at) - gradient))
                 scale = error * float(_length(gradient))
                 gap = min(2 * gap + 1, _FURTHEST) if missed < scale / 4 else gap // 2 if missed > scale else gap
-            slope = None if at == 0 else (gradient - known) / (step - at)
+            slope = (gradient - known) / (step - at) if error and at else None
             known, at = gradient, step
         else:
             assert slope is not None  # the first two are computed

@@ -244,14 +244,14 @@ class Measured:
     together: dict[str, float]
 
 
-def measure(bank: Predictions, names: Sequence[str] | None = None) -> Measured:
+def measure(bank: Predictions, names: str | Sequence[str] | None = None) -> Measured:
     """Measure the members of a bank, and how they differ.
 
     Memory beside the bank is three numbers a sample for one member at a time, and two bytes for each member.
 
     Args:
         bank: Labelled predictions of classes, or binary ones.
-        names: Which measures; default all of `MEASURES`, those of members together only where there are several.
+        names: Which measure or measures; default all of `MEASURES`, those of members together only where there are several.
 
     Returns:
         A figure for each member and measure. NaN where a measure says nothing, such as AUROC without mistakes.
@@ -262,6 +262,7 @@ def measure(bank: Predictions, names: Sequence[str] | None = None) -> Measured:
     if bank.kind not in ("classes", "binary"):
         raise InputError(f"these measures are of classes, and the predictions are of the kind '{bank.kind}'")
     targets = bank.need_labels("measuring")
+    names = [names] if isinstance(names, str) else names
     several = len(bank.members) > 1
     chosen = [_named(name) for name in names] if names is not None else [m for m in _ALL if several or not m.together]
     if any(m.together for m in chosen) and not several:
