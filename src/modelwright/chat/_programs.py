@@ -62,6 +62,7 @@ class Technique:
         acquisition: How it comes by its prompts.
         turns: Whether a question takes one call or several.
         aliases: Other names of it that are of no other technique.
+        calls: Its calls in words, where a record's `calls` is a function and no formula.
     """
 
     number: int
@@ -69,6 +70,7 @@ class Technique:
     acquisition: Acquisition = "manual"
     turns: Literal["one", "several"] = "several"
     aliases: tuple[str, ...] = ()
+    calls: str = ""
 
 
 def _nothing(_params: Any) -> dict[str, int]:
@@ -391,7 +393,7 @@ SELF_CONSISTENCY = Program(
         "It asks no further when the vote is settled; the answer is the same.",
         "With several agents it is a vote of different models.",
     ),
-    technique=Technique(5, "Reasoning and logic", "manual", "several", ("sc",)),
+    technique=Technique(5, "Reasoning and logic", "manual", "several", ("sc",), "samples of each agent at most"),
 )  # fmt: skip
 MOA = Program(
     "moa", "Mixture-of-Agents and Self-MoA", "arXiv:2406.04692",

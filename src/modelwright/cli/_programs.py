@@ -61,6 +61,8 @@ def example(program: Program) -> Any:
 
 def calls_text(program: Program) -> str:
     """Calls for a question: the formula, or the numbers at defaults with one agent and three."""
+    if program.technique and program.technique.calls:
+        return program.technique.calls
     formula = str(program.calls)
     if not formula.startswith("<"):
         return formula

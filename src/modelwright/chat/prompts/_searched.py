@@ -197,7 +197,7 @@ TREE_OF_THOUGHTS = Program(
     "Proposes next thoughts, values them, and searches with a beam or by going back.",
     TreeParams, tree_of_thoughts, _tree_calls,
     ("A thought's value is asked for once; the paper asks three times and adds up.",),
-    technique=Technique(8, _REASONING, "hybrid", aliases=("tot",)),
+    technique=Technique(8, _REASONING, "hybrid", aliases=("tot",), calls=f"{_BFS}; with dfs {_DFS}"),
 )  # fmt: skip
 GRAPH_OF_THOUGHTS = Program(
     "graph_of_thoughts", "Graph-of-thoughts", "arXiv:2308.09687",
