@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -73,9 +74,9 @@ def experiment(setting: Setting) -> Findings:
 
 
 def _panel(backend: object, program: Program) -> Panel:
-    params = program.params(approaches=list(WAYS), validation_size=0)
+    given: dict[str, Any] = {"approaches": list(WAYS), "validation_size": 0}
     agents = {"model": Agent("model", backend, sampling=COLD)}  # type: ignore[reportArgumentType]
-    return Panel(program.name, agents, program, params, ANSWER)
+    return Panel(program.name, agents, program, program.params(**given), ANSWER)
 
 
 def _solved(work: Panel, asked: Sequence[str]) -> list[Outcome]:
@@ -99,8 +100,8 @@ def _scripted(measured: Measured, seed: int, known: Mapping[str, str]) -> None:
     agents = {f"agent {i}": Agent(f"agent {i}", backend, sampling=COLD) for i in range(len(WAYS))}
     for name, count in (("single", 1), ("repeated", len(WAYS))):
         some = dict(list(agents.items())[:count])
-        params = SELF_CONSISTENCY.params(samples=1, early_stop=False)
-        work = Panel(name, some, SELF_CONSISTENCY, params, ANSWER)
+        given: dict[str, Any] = {"samples": 1, "early_stop": False}
+        work = Panel(name, some, SELF_CONSISTENCY, SELF_CONSISTENCY.params(**given), ANSWER)
         measured.add(seed, name, _right(_solved(work, list(known)), known))
 
 

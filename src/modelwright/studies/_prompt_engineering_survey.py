@@ -136,7 +136,8 @@ def _solved(work: Panel, asked: Sequence[str]) -> list[Outcome]:
 
 def _votes(known: dict[str, str], samples: int, seed: int) -> Any:
     backend = ScriptedBackend(known, accuracy=RIGHT, options=("yes", "no"), seed=seed)
-    params = SELF_CONSISTENCY.params(samples=samples)
+    given: dict[str, Any] = {"samples": samples}
+    params = SELF_CONSISTENCY.params(**given)
     work = Panel("vote", {"model": Agent("model", backend, sampling=WARM)}, SELF_CONSISTENCY, params, ANSWER)
     return np.array([float(o.value == a) for o, a in zip(_solved(work, list(known)), known.values(), strict=True)])
 
