@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chat.helpers import ANSWER, questions, script, solve
 from modelwright.chat import MOA, SELF_CONSISTENCY, SELF_MOA_SEQ, Agent, OpenAIBackend, Panel, Session, cost
 from modelwright.errors import InputError, RunError
-from modelwright.evaluate import Price, Sampling
-from modelwright.serve import Address, Served
+from modelwright.evaluate import Price, Sampling, predictor
+from modelwright.serve import Address, Predicting, Served
 
 from .helpers import Voice, serving
 
@@ -65,9 +66,9 @@ def get(url: str, **headers: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def post(url: str, data: bytes) -> tuple[int, dict[str, Any]]:
+def post(url: str, data: bytes, path: str = "/v1/chat/completions") -> tuple[int, dict[str, Any]]:
     try:
-        request = urllib.request.Request(f"{url}/v1/chat/completions", data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{url}{path}", data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=20) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
@@ -422,3 +423,39 @@ def test_the_cost_of_a_trace_is_that_of_its_calls() -> None:
     assert sum(cost(work.agents[s.agent].price, s.reply) for s in first.steps) == pytest.approx(0.03)
     [again] = solve(work, ["Question 1?"], session)
     assert [step.cached for step in again.steps] == [True] * 3
+
+
+# --- models that predict -----------------------------------------------------------------------------------------------
+
+
+def signs(x: Any) -> Any:
+    """Class probabilities by the sign of the first number."""
+    positive = 1 / (1 + np.exp(-x[:, 0]))
+    return np.stack([1 - positive, positive], axis=1)
+
+
+def test_models_answer_about_inputs() -> None:
+    one = Predicting(predictor(signs, "signs"), classes=("low", "high"))
+    with serving(Served([], predicting={"signs": one})) as url:
+
+        def predict(**body: Any) -> tuple[int, dict[str, Any]]:
+            return post(url, json.dumps(body).encode(), "/v1/predict")
+
+        status, said = predict(inputs=[[2.0, 1.0], [-1.0, 0.0]])
+        assert (status, said["model"], said["classes"]) == (200, "signs", ["low", "high"])
+        assert [row["answer"] for row in said["predictions"]] == ["high", "low"]
+        assert said["predictions"][0]["probabilities"] == pytest.approx(signs(np.array([[2.0]]))[0].tolist())
+        assert predict(model="signs", inputs=[[0.5, 0.0]])[0] == 200
+        for body, complaint in (
+            ({"model": "sign", "inputs": [[1]]}, "there is no model 'sign' that predicts. Did you mean 'signs'"),
+            ({"inputs": []}, "inputs must be a list of at least one input"),
+            ({"inputs": [[1], [1, 2]]}, "inputs must be texts, or lists of numbers of one shape"),
+            ({"inputs": [[1]], "n": 2}, "unknown key 'n'"),
+            ({}, "a request is a JSON object with inputs"),
+        ):
+            status, said = predict(**body)
+            assert status == 400
+            assert complaint in said["error"]["message"]
+        assert [m["id"] for m in json.loads(get(f"{url}/v1/models")[1])["data"]] == ["signs"]
+    with pytest.raises(InputError, match="'signs' is served with a task or with the names of its classes"):
+        Predicting(predictor(signs, "signs"))

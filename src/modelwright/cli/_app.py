@@ -816,7 +816,9 @@ def chat(
 def serve(
     panels: Annotated[
         list[str],
-        typer.Argument(metavar="PANEL.yml..", help="Panels; clients know each by its name, or as NAME=PANEL.yml."),
+        typer.Argument(
+            metavar="PANEL.yml | MODEL..", help="Panels, and models or bundles that predict; each also NAME=X."
+        ),
     ],
     host: Annotated[
         str, typer.Option("--host", help="Where to listen; the default is for programs on this machine.")
@@ -850,6 +852,13 @@ def serve(
     grace: Annotated[
         float, typer.Option("--grace", metavar="SECONDS", help="What requests under way get when it is told to stop.")
     ] = 30.0,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="T", help="With models: the task that says what inputs are like.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", metavar="A,B..", help="With models, without a task: names of their classes."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Serve ensembles of chat models as models.
@@ -863,7 +872,8 @@ def serve(
         "concurrency": concurrency, "queue": queue, "quorum": quorum, "budget": budget, "transcript": transcript,
         "keep": keep,
     }  # fmt: skip
-    run_serve(panels, Serving(Address(host, port, key_variable), grace, cache, served), quiet=quiet)
+    names = [] if classes is None else [name.strip() for name in classes.split(",")]
+    run_serve(panels, Serving(Address(host, port, key_variable), grace, cache, served, task, names), quiet=quiet)
 
 
 study = typer.Typer(help="Put published claims to the test.", no_args_is_help=True, rich_markup_mode=None)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from modelwright.errors import InputError, printable
-from modelwright.serve import Address, Served, serve
+from modelwright.serve import Address, Predicting, Served, serve
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,22 @@ class Serving:
         grace: Seconds that requests under way get when it is told to stop.
         cache: Where replies are kept, instead of the panels' own files.
         served: Of `Served`.
+        task: Of models that predict: what their inputs are like.
+        classes: Of models that predict, without a task: names of their classes.
     """
 
     address: Address
     grace: float
     cache: Path | None
     served: dict[str, Any]
+    task: str | None = None
+    classes: Sequence[str] = ()
 
 
 def run_serve(references: Sequence[str], options: Serving, *, quiet: bool) -> None:
     """Serve panels until told to stop."""
-    from modelwright.chat import Panel, panel
+    from modelwright.chat import Panel, is_panel, panel
+    from modelwright.evaluate import systems
     from modelwright.evaluate._systems import labelled
 
     if options.grace < 0:
@@ -41,12 +46,17 @@ def run_serve(references: Sequence[str], options: Serving, *, quiet: bool) -> No
 
     def make() -> Served:
         panels: list[Panel] = []
+        predicting: dict[str, Predicting] = {}
         for reference in references:
             label, path = labelled(reference)
-            panels.append(panel(path, label))
+            if is_panel(path) or (path.endswith((".yml", ".yaml")) and not Path(path).is_file()):
+                panels.append(panel(path, label))
+                continue
+            [one] = systems([reference])
+            predicting[one.label] = Predicting(one, options.task, options.classes)
         if options.cache is not None:
             panels = [replace(one, cache=options.cache) for one in panels]
-        return Served(panels, **options.served)
+        return Served(panels, predicting=predicting, **options.served)
 
     console = Console(stderr=True)
 

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from modelwright.chat import Cache, Ledger, Message, Outcome, Panel, Session, Spent, Transcript
 from modelwright.errors import InputError, did_you_mean
+from modelwright.serve._predicting import Predicting
 from modelwright.serve._traces import Trace, Traces
 
 
@@ -26,6 +28,7 @@ class Served:
 
     Args:
         panels: With different names.
+        predicting: Systems that answer about inputs, by name; their names are not those of panels.
         concurrency: Most requests that are answered at a time, of all panels.
         queue: Most that wait beside them; one more is refused.
         quorum: Fewest replies that a program goes on with when backends fail; None leaves it to the panels.
@@ -47,15 +50,17 @@ class Served:
         budget: float | None = None,
         transcript: Path | None = None,
         keep: int = 200,
+        predicting: Mapping[str, Predicting] | None = None,
     ):
         for name, value, least in (("concurrency", concurrency, 1), ("queue", queue, 0), ("keep", keep, 0)):
             if value < least:
                 raise InputError(f"{name} must be at least {least}, got {value}")
-        names = [panel.name for panel in panels]
+        self.predicting = dict(predicting or {})
+        names = [*(panel.name for panel in panels), *self.predicting]
         twice = [name for name in names if names.count(name) > 1]
         if not names or twice:
             found = f"two are called '{twice[0]}'" if twice else "there is none"
-            raise InputError(f"a server needs panels with different names, and {found}", "A panel's file may say name.")
+            raise InputError(f"a server needs panels with different names, and {found}", "Write NAME=PANEL.yml.")
         self.panels: Mapping[str, Panel] = {
             panel.name: panel if quorum is None else with_quorum(panel, quorum) for panel in panels
         }
@@ -119,6 +124,20 @@ class Served:
         finally:
             self.ended(trace)
         return outcome
+
+    async def predict(self, name: str, inputs: Any) -> dict[str, Any]:
+        """What a system says of inputs.
+
+        Raises:
+            FullError: Too many wait.
+            ClosedError: No more are taken.
+            InputError: There is no such system, or inputs do not fit it.
+            RunError: It gave answers that are none.
+        """
+        if name not in self.predicting:
+            raise InputError(f"there is no model '{name}' that predicts", did_you_mean(name, self.predicting))
+        async with self._place():
+            return await self.predicting[name].answer(inputs)
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from modelwright.chat import BudgetError, Outcome
 from modelwright.errors import InputError, RunError, printable
-from modelwright.serve import _page, _protocol as protocol
+from modelwright.serve import _page, _predicting, _protocol as protocol
 from modelwright.serve._metrics import Metrics
 from modelwright.serve._protocol import Asked
 from modelwright.serve._run import Address
@@ -103,7 +103,9 @@ class _Door:
 def _chat_routes(router: APIRouter, served: Served) -> None:
     @router.get("/v1/models")
     async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [protocol.model(name) for name in served.panels]})
+        return JSONResponse(
+            {"object": "list", "data": [protocol.model(name) for name in (*served.panels, *served.predicting)]}
+        )
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> JSONResponse:
@@ -111,6 +113,15 @@ def _chat_routes(router: APIRouter, served: Served) -> None:
             return JSONResponse(protocol.model(served.panel(name).name))
         except InputError as error:
             return _no_model(error)
+
+    @router.post("/v1/predict")
+    async def predictions(request: Request) -> JSONResponse:
+        try:
+            name, inputs = _predicting.asked(await _json(request), served.predicting)
+            return JSONResponse({"model": name, **await served.predict(name, inputs)})
+        except (InputError, RunError, FullError, ClosedError) as error:
+            failure = _Failure.of(error)
+            return JSONResponse(failure.said, failure.status)
 
     @router.post("/v1/chat/completions")
     async def completions(request: Request) -> Response:
