@@ -15,7 +15,7 @@ from modelwright.chat.prompts import Formula
 from modelwright.errors import InputError
 
 from .helpers import agent, solve
-from .techniques import CASES, QUESTION, SHOWN, Case, Heard
+from .techniques import CASES, QUESTION, SHOWN, Case
 
 pytest.importorskip("sklearn")
 pytest.importorskip("bm25s")
@@ -280,7 +280,3 @@ def test_names_of_records_are_those_of_files() -> None:
         for name, field in record.params.model_fields.items():
             assert field.description, f"{record.name}.{name}"
             assert field.description.endswith("."), f"{record.name}.{name}"
-
-
-def test_heard_is_a_backend() -> None:
-    assert Heard(CASES["zero_shot"].backend().inner).model
