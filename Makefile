@@ -37,6 +37,7 @@ types: install
 # make bench PEER=/path/to/python BENCH="--size 0.1B"
 bench: install
 	$(BIN)/python -m benchmarks.merge $(if $(PEER),--peer $(PEER)) $(BENCH)
+	$(BIN)/python -m benchmarks.chat
 
 # make bench-predictions PEER=/path/to/python BENCH="--runs 1"
 bench-predictions: install

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         Job as Job,
         card as card,
         merge as merge,
-        open as open,
         push as push,
         registry as registry,
     )
@@ -30,7 +29,10 @@ if TYPE_CHECKING:
         Records as Records,
         Task as Task,
         compare as compare,
+        ensemble as ensemble,
         eval as eval,
+        open as open,
+        predict as predict,
         task as task,
     )
     from modelwright.methods import METHODS as METHODS, Method as Method
@@ -48,14 +50,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Checkpoint": "checkpoint", "Comparison": "evaluate", "Difference": "surgery", "InputError": "errors", "Inspection": "surgery", "Items": "evaluate", "Job": "api",
-    "METHODS": "methods", "Method": "methods", "Records": "evaluate", "RunError": "errors", "Task": "evaluate",
+    "METHODS": "methods", "Method": "methods", "Records": "evaluate", "RunError": "errors", "Task": "evaluate", "ensemble": "evaluate", "predict": "evaluate",
     "TensorRef": "checkpoint", "apply": "surgery", "card": "api", "compare": "evaluate", "convert": "surgery", "diff": "surgery", "eval": "evaluate",
-    "extract": "surgery", "inspect": "surgery", "merge": "api", "open": "api", "push": "api", "registry": "api",
+    "extract": "surgery", "inspect": "surgery", "merge": "api", "open": "evaluate", "push": "api", "registry": "api",
     "study": "studies", "task": "evaluate", "verify": "surgery",
 }  # fmt: skip
 
 __all__ = [  # noqa: RUF022
-    "open", "merge", "verify", "card", "push", "registry", "study", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "eval", "compare",
+    "open", "merge", "verify", "card", "push", "registry", "study", "Job", "Checkpoint", "TensorRef", "Method", "METHODS", "eval", "compare", "ensemble", "predict",
     "task", "Task", "Items", "Records", "Comparison", "diff", "Difference", "inspect", "Inspection", "convert", "extract", "apply", "InputError", "RunError",
 ]  # fmt: skip
 

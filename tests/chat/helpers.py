@@ -11,11 +11,25 @@ from typing import Any
 
 from hypothesis import HealthCheck
 
-from modelwright.chat import Agent, Outcome, Panel, ScriptedBackend, Session, pattern, together
+from modelwright.chat import (
+    DYLAN,
+    MOA,
+    SELF_CONSISTENCY,
+    SELF_MOA_SEQ,
+    Agent,
+    Outcome,
+    Panel,
+    ScriptedBackend,
+    Session,
+    pattern,
+    together,
+)
 from modelwright.evaluate import Sampling
 
 #: For hypothesis: the same examples each time, however busy the machine is.
 STEADY = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
+#: Programs that need nothing but agents, and vote or merge.
+ENSEMBLES = {program.name: program for program in (SELF_CONSISTENCY, MOA, SELF_MOA_SEQ, DYLAN)}
 ANSWER = pattern(r"The answer is (\S+?)\.")
 
 

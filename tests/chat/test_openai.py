@@ -246,3 +246,27 @@ def test_tries_keep_the_pace_too(server: tuple[Server, str], monkeypatch: pytest
 def test_refusals(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         OpenAIBackend(**{"url": "http://x/v1", "name": "m", **options})
+
+
+def test_options_are_scored_by_the_first_token(server: tuple[Server, str]) -> None:
+    import math
+
+    state, url = server
+
+    def answer(tops: dict[str, float]) -> Answer:
+        top = [{"token": t, "logprob": math.log(p), "bytes": None, "top_logprobs": []} for t, p in tops.items()]
+        choice = {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": "A"}}
+        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
+        return 200, {}, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+
+    asked = Request(user("Q?"), WARM, options=("positive", "negative", "mixed"))
+    state.fail = [answer({"pos": 0.5, " Pos": 0.2, "neg": 0.2, "the": 0.05})]
+    [found] = replies(url, [asked])
+    assert [math.exp(s) for s in found.scores] == pytest.approx([0.7, 0.2, 0.05])  # at most the least that is shown
+    assert (state.asked[0]["max_tokens"], state.asked[0]["top_logprobs"]) == (1, 20)
+    state.fail = [answer({"pos": 0.5})]
+    [found] = replies(url, [Request(user("Q?"), WARM, options=("positive", "posh"))])
+    assert "the options positive, posh begin with the token 'pos'" in str(found)
+    state.logprobs = False
+    [found] = replies(url, [asked])
+    assert "gives no log-probabilities" in str(found)

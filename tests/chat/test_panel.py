@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 import modelwright as mw
-from modelwright.chat import PROGRAMS, is_panel, panel, panel_predictor
+from modelwright.chat import is_panel, panel, panel_predictor
 from modelwright.errors import InputError
 from modelwright.evaluate import Generation, Items, Splits, metric
 
-from .helpers import close, majority, questions
+from .helpers import ENSEMBLES, close, majority, questions
 
 SCRIPT = {"kind": "scripted", "questions": "q.jsonl", "accuracy": 0.7, "options": ["yes", "no"]}
 
@@ -35,7 +35,7 @@ def write(folder: Path, known: dict[str, str] | None = None, **changes: Any) -> 
     return path
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", ENSEMBLES)
 def test_every_program_by_its_name(tmp_path: Path, program: str) -> None:
     found = panel(write(tmp_path, program=program))
     assert found.program.name == program
@@ -95,7 +95,7 @@ def test_fingerprints_tell_settings_apart(tmp_path: Path) -> None:
         ({"backends": {"a": {**SCRIPT, "questions": "no"}}}, "the questions cannot be read: .*No such file"),
         ({"backends": {"a": {"kind": "transformers", "folder": "no"}}}, "it has no config.json"),
         ({"agents": {"a": {"backend": "b"}}}, r"agent 'a': there is no backend 'b'. Valid: script. \[.*panel.yml:16"),
-        ({"program": "debate"}, "the program cannot be 'debate'. Valid: dylan, moa, self_consistency, self_moa_seq"),
+        ({"program": "dylon"}, "the program cannot be 'dylon'. Did you mean 'dylan'"),
         ({"program": {"samples": 3}}, "the program: the key 'name' is missing"),
         ({"program": {"name": "moa", "sampels": 3}}, "unknown key 'sampels'. Did you mean 'samples'?"),
         ({"program": {"name": "moa", "samples": 0}}, "'samples' must be at least 1, got 0"),

@@ -11,7 +11,6 @@ import pytest
 from modelwright.chat import (
     COMBINERS,
     MOA,
-    PROGRAMS,
     SELF_CONSISTENCY,
     SELF_MOA_SEQ,
     Agent,
@@ -29,6 +28,7 @@ from modelwright.evaluate import Sampling
 
 from .helpers import (
     ANSWER,
+    ENSEMBLES,
     accuracy,
     agent,
     close,
@@ -300,7 +300,7 @@ def test_self_moa_seq_reserves_places_for_what_was_merged() -> None:
 
 def test_the_same_whatever_the_concurrency_and_the_order() -> None:
     known = questions(40)
-    for program in PROGRAMS.values():
+    for program in ENSEMBLES.values():
         backends = {n: script(known, n, accuracy=0.5, options=YES_NO, delay=0.001) for n in ("a", "b", "c", "d")}
         work = panel(backends, program)
         together = {o.steps[0].agent + str(i): o for i, o in enumerate(solve(work, list(known)))}
@@ -309,7 +309,7 @@ def test_the_same_whatever_the_concurrency_and_the_order() -> None:
             assert (one.value, one.steps) == (other.value, other.steps)
 
 
-@pytest.mark.parametrize("program", PROGRAMS.values(), ids=list(PROGRAMS))
+@pytest.mark.parametrize("program", ENSEMBLES.values(), ids=list(ENSEMBLES))
 def test_calls_stay_between_what_the_record_says(program: Any) -> None:
     known = questions(60)
     backends = {n: script(known, n, accuracy=0.6, options=YES_NO) for n in ("a", "b", "c", "d")}
@@ -365,7 +365,7 @@ def test_one_answer_of_each_at_temperature_0_is_fine() -> None:
 def test_a_transcript_replays_a_program_without_its_backends(tmp_path: Any) -> None:
     known = questions(20)
     backends = {n: script(known, n, accuracy=0.5, options=YES_NO) for n in ("a", "b", "c", "d")}
-    for program in PROGRAMS.values():
+    for program in ENSEMBLES.values():
         work = panel(backends, program)
         path = tmp_path / f"{program.name}.jsonl"
         written = Transcript(path)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from .pages import DOCS, blocks, save
+from .pages import DOCS, blocks, save, save_adapter
 
 MODELS = ("base", "math", "code", "first", "second", "third")
+ADAPTERS = ("style", "subject")
 #: Models with tokenizers, and their words.
 TALKERS = {"small": "the a cat dog runs sleeps . ,", "chat": ". , the cat mouse eats sleeps !"}
 
@@ -19,6 +20,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(MODELS):
         save(folder / name, seed)
+    for seed, name in enumerate(ADAPTERS):
+        save_adapter(folder / name, seed)
     for seed, (name, words) in enumerate(TALKERS.items(), len(MODELS)):
         save(folder / name, seed)
         vocabulary = {word: i for i, word in enumerate(words.split())}
@@ -34,7 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workshop(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The models, also below path/to, and the first recipe."""
     (tmp_path / "path" / "to").mkdir(parents=True)
-    for name in (*MODELS, *TALKERS):
+    for name in (*MODELS, *ADAPTERS, *TALKERS):
         (tmp_path / name).symlink_to(models / name)
         (tmp_path / "path" / "to" / name).symlink_to(models / name)
     (first,) = (block for block in blocks(DOCS / "index.md", "yaml") if block.file == "ties.yml")

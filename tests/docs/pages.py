@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import ml_dtypes
 import numpy as np
 
 import modelwright as mw
+from modelwright.checkpoint import lay_out
+from modelwright.tensors import dtype
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -91,6 +94,23 @@ def save(folder: Path, seed: int) -> None:
     arrays = tensors(seed, text_names())
     mw.merge([arrays], method="passthrough").save(folder)
     (folder / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 32, "torch_dtype": "bfloat16"}')
+
+
+def save_adapter(folder: Path, seed: int) -> None:
+    """A LoRA of rank 2 for such a model, as a folder of peft."""
+    rng = np.random.default_rng((seed, 7))
+    modules = [f"model.layers.{layer}.self_attn.{side}_proj" for layer in range(2) for side in "qo"]
+    factors = {
+        f"base_model.model.{module}.lora_{side}.weight": rng.standard_normal(shape).astype(np.float32)
+        for module in modules
+        for side, shape in (("A", (2, 4)), ("B", (4, 2)))
+    }
+    folder.mkdir()
+    layout = [(name, dtype(array.dtype), array.shape) for name, array in factors.items()]
+    (shard,) = lay_out(layout, "adapter_model", 2**40, {"format": "pt"})
+    (folder / shard.file).write_bytes(shard.header + b"".join(array.tobytes() for array in factors.values()))
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "o_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def script(name: str) -> ModuleType:

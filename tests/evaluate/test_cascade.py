@@ -46,6 +46,8 @@ def test_it_is_evaluated_like_any_system(tmp_path: Any) -> None:
     )
     part = run([system], [task]).part("made", "cascade")
     np.testing.assert_allclose(part.probabilities, offline.probabilities, atol=1e-12)
+    assert part.head.made["kind"] == "ensemble"
+    assert part.head.made["members"] == ["m0", "m1"]
     share = (offline.stages > 0).mean()
     assert system.remarks() == [f"'m1' was asked for {share:.1%} of the samples"]
     assert 0.25 < share < 0.5

@@ -418,12 +418,13 @@ def test_a_page_of_a_comparison(found: Comparison) -> None:
     page = report.comparison(found)
     assert "<script" not in page
     assert "http" not in page
-    assert page.count("<svg") == 1, "costs are alike, so there is one plot"
+    curves = 2 * len(found.tasks)  # reliability, and risk against coverage
+    assert page.count("<svg") == 1 + curves, "costs are alike, so there is no plot of them"
     assert html.escape(found.answer.sentence) in page
     for row in found.rows:
         assert f">{100 * row.figure.value:.1f}<" in page
     priced = report.comparison(compare(with_ensemble(records()), prices={"base": Price(call=1), "ties": Price(call=2)}))
-    assert priced.count("<svg") == 2
+    assert priced.count("<svg") == 2 + curves
     assert "money for 1,000 items" in priced
 
 

@@ -154,6 +154,29 @@ def test_a_recipe_is_merged_in_memory_to_the_model_that_its_folder_would_be(here
     assert in_python.made["kind"] == "merge"
 
 
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_folders_answer_together_from_a_bundle(here: Path, kind: str) -> None:
+    inputs = IMAGES if kind == "image" else TEXTS
+    names = list(CLASSES) if kind == "image" else ["x", "y", "z"]
+    parts = {
+        "validation": Items.of(inputs[:6], LABELS[:6], list("abcdef")),
+        "test": Items.of(inputs[6:], LABELS[6:], list("ghijkl")),
+    }
+    about = task(parts, classes=names, name="pets")
+    mw.ensemble([f"{kind}1", f"{kind}2"], about).save("together")
+    opened = mw.open("together")
+    assert isinstance(opened, Predictor)
+    expected = np.mean([asked(one(f"{kind}{i}"), about) for i in (1, 2)], axis=0)
+    np.testing.assert_allclose(asked(opened, about), expected, atol=1e-6)
+    assert {path.suffix for path in Path("together/models").rglob("*") if path.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".txt",
+        ".md",
+        ".yml",
+    }
+
+
 def test_what_records_say_of_a_system(here: Path) -> None:
     records = mw.eval(["image1", f"soup={recipe('r.yml', 'image')}"], IMAGE_TASK)
     single, merged = (records.part("pets", label).head for label in ("image1", "soup"))

@@ -267,6 +267,8 @@ def test_bad_rules_are_refused(change: dict[str, Any], what: str) -> None:
         CascadeRule.from_json(good | change)
     with pytest.raises(InputError, match=r"must be JSON"):
         CascadeRule.from_json("{")
+    with pytest.raises(InputError, match=r"must be an object of version 1"):
+        CascadeRule.from_json("[1]")
 
 
 @pytest.mark.parametrize(
@@ -274,6 +276,9 @@ def test_bad_rules_are_refused(change: dict[str, Any], what: str) -> None:
     [
         ({"width": 0.6}, r"widths of the policy window must be in \[0, 0.5\], got 0.6"),
         ({"width": 10}, r"widths of the policy window must be in \[0, 0.5\], got 10"),
+        ({"width": "0.1"}, r"widths must be numbers, got '0.1'"),
+        ({"width": [None]}, r"widths must be numbers, got \[None\]"),
+        ({"aim": "cov@10"}, r"aim must be an Aim, got 'cov@10'. Such as Aim"),
         ({"width": [0.1, 0.1]}, "a cascade of 2 members takes 1 widths, got 2"),
         ({"width": 0.1, "most_cost": 2.0}, "fitted to a width or to a cost, got both"),
         ({"policy": "windows"}, "there is no policy 'windows'. Did you mean 'window'"),
@@ -418,6 +423,24 @@ def test_multiply_adds_are_products_of_matrices() -> None:
     conv = torch.nn.Conv2d(3, 8, 3, padding=1)
     assert multiply_adds(conv, torch.zeros(2, 3, 10, 10)) == 10 * 10 * 8 * 3 * 9
     assert multiply_adds(conv.to("meta"), torch.empty(2, 3, 10, 10, device="meta")) == 10 * 10 * 8 * 3 * 9
+
+
+@pytest.mark.torch
+def test_fused_kernels_are_counted_too() -> None:
+    """Attention, its fast path in evaluation mode and recurrent layers have kernels of their own on every device."""
+    torch = pytest.importorskip("torch")
+    t, d = 7, 16
+    x = torch.zeros(3, t, d)
+
+    class Attention(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return torch.nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])
+
+    assert multiply_adds(Attention(), x) == 2 * t * t * d
+    layer = torch.nn.TransformerEncoderLayer(d, 4, 32, batch_first=True).eval()
+    assert multiply_adds(layer, x) == 4 * t * d * d + 2 * t * t * d + 2 * t * d * 32
+    assert multiply_adds(torch.nn.LSTM(d, 5, batch_first=True).eval(), x) == t * 4 * 5 * (d + 5)
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 @pytest.mark.torch

@@ -96,8 +96,11 @@ def test_it_is_the_same_again_and_plain_data() -> None:
         Gate.from_json(first.as_json(), broken)
     with pytest.raises(InputError, match=r"a gate's arrays are"):
         Gate.from_json(first.as_json(), {})
-    with pytest.raises(InputError, match=r"a gate must have version 1"):
-        Gate.from_json({"version": 2}, {})
+    for data in ({"version": 2}, "[]"):
+        with pytest.raises(InputError, match=r"a gate must have version 1"):
+            Gate.from_json(data, {})
+    with pytest.raises(InputError, match=r"a gate must be JSON"):
+        Gate.from_json("{", {})
 
 
 def test_what_is_refused() -> None:

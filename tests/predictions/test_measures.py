@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from modelwright.errors import InputError
-from modelwright.predictions import Predictions
+from modelwright.predictions import Member, Predictions
 from modelwright.predictions.measures import (
     MEASURES,
     Convention,
@@ -33,6 +33,7 @@ from modelwright.predictions.measures import (
     fleiss_kappa,
     fpr_at_tpr,
     graded_compatibility,
+    kinship,
     mean_of_pairs,
     measure,
     mutual_information,
@@ -344,8 +345,20 @@ def test_kin_and_strangers() -> None:
     found = by_lineage(matrix, ["a", "a", "b", "b"])
     assert (found.within, found.across, found.pairs_within, found.pairs_across) == (1.5, 7.0, 2, 3)
     assert math.isnan(by_lineage(matrix, ["a"] * 4).across)
+    assert by_lineage(matrix, [["a"], ["b"], ("a", "c"), {"b"}]).within == np.mean([5, 9])
     with pytest.raises(InputError, match=r"there must be one lineage for each member, got 3"):
         by_lineage(matrix, ["a", "a", "b"])
+
+
+def test_kin_are_known_from_the_bank() -> None:
+    probabilities, targets = bank(3)
+    parents = [["base", "x"], ["base"], ["y"]]
+    members = [Member(f"m{i}", lineage={"parents": one}) for i, one in enumerate(parents)]
+    data = Predictions.of(probabilities, targets, scale="probabilities", members=members)
+    matrix = pairwise_disagreement(answers_of(probabilities))
+    assert kinship(data) == by_lineage(matrix, ["base", "base", "y"])
+    with pytest.raises(InputError, match=r"nobody has said what 'm0' was made from. Give its lineage 'parents'"):
+        kinship(data.with_members(["m0", "m1", "m2"]))
 
 
 def test_the_error_of_the_mean_is_less_by_the_ambiguity() -> None:
@@ -471,6 +484,7 @@ def test_measures_of_a_bank_are_those_of_its_arrays() -> None:
         assert one["ece"] == pytest.approx(calibration_error(p, targets))
         assert one["ece_classwise"] == pytest.approx(calibration_error(p, targets, Convention(of="classwise")))
         assert one["aurc"] == pytest.approx(aurc(sure, wrong))
+        assert one["e_aurc"] == pytest.approx(e_aurc(sure, wrong))
         assert one["auroc_of_errors"] == pytest.approx(auroc(sure[~wrong], sure[wrong]))
     together = found.together
     assert together["disagreement"] == pytest.approx(mean_of_pairs(pairwise_disagreement(answers)))
@@ -482,6 +496,7 @@ def test_measuring_is_refused_by_name() -> None:
     probabilities, targets = bank(1)
     one = Predictions.of(probabilities, targets, scale="probabilities")
     assert measure(one).together == {}
+    assert measure(one, "ece") == measure(one, ["ece"])
     with pytest.raises(InputError, match=r"there is no measure 'eec'. Did you mean 'ece'"):
         measure(one, ["eec"])
     with pytest.raises(InputError, match=r"'kappa' is of members together, and there is one"):

@@ -73,8 +73,11 @@ def test_what_is_refused() -> None:
         standardise_rewards(np.ones((2, 3)), np.array([[1.0, 2.0], [1.0, 1.0]]))
     with pytest.raises(InputError, match=r"best-of-n needs at least one candidate, got 0"):
         best_of_n_kl(0)
-    with pytest.raises(InputError, match=r"n must be in \[1, 3\], the number of candidates, got 4"):
+    with pytest.raises(InputError, match=r"n must be a whole number in \[1, 3\], the number of candidates, got 4"):
         best_of_n_curve(np.ones(3), np.ones(3), [4])
+
+    with pytest.raises(InputError, match=r"n must be a whole number in \[1, 3\], the number of candidates, got 1.5"):
+        best_of_n_curve(np.ones(3), np.ones(3), [1.5])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

@@ -20,7 +20,7 @@ from modelwright.studies import STUDIES, VERDICTS, Figure, Findings, Interval, O
 pytest.importorskip("sklearn")
 
 CARDS = {
-    "layer-swapping", "llm-domain-adaptation", "merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "sparse-model-soups",
+    "layer-swapping", "lora-lego", "llm-domain-adaptation", "merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "sparse-model-soups",
     "ties-merging",
     "forests-as-smoothers", "muscle", "reward-ensembles", "window-early-exit",
 }  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 
 from modelwright.evaluate import (
     Classification,
+    EnsemblePredictor,
     FunctionPredictor,
     Items,
     Likelihood,
@@ -20,7 +21,6 @@ from modelwright.evaluate import (
     metric,
     run,
 )
-from modelwright.suites import OutputEnsemble
 
 A = np.array([[0.9, 0.1], [0.2, 0.8]])
 B = np.array([[0.3, 0.7], [0.4, 0.6]])
@@ -33,7 +33,7 @@ def given(label: str, values: np.ndarray, **more: object) -> FunctionPredictor:
 def test_probabilities_are_averaged_and_cost_is_added_up() -> None:
     size = Size(10, 40)
     parts = [given("a", A, size=size, fingerprint="1"), given("b", B, size=size, fingerprint="2")]
-    both = OutputEnsemble("both", parts=parts)
+    both = EnsemblePredictor("both", parts=parts)
     np.testing.assert_allclose(both.probabilities(np.arange(2), 2), (A + B) / 2)
     assert both.size == Size(20, 80)
     task = Classification(
@@ -47,12 +47,12 @@ def test_probabilities_are_averaged_and_cost_is_added_up() -> None:
 
 def test_its_fingerprint_depends_on_every_part() -> None:
     a, b, c = (given(n, A, fingerprint=n) for n in "abc")
-    prints = {OutputEnsemble("e", parts=parts).fingerprint for parts in ([a, b], [a, c], [b, a], [a])}
+    prints = {EnsemblePredictor("e", parts=parts).fingerprint for parts in ([a, b], [a, c], [b, a], [a])}
     assert len(prints) == 4
     unknown = Reader("unknown", total=0.0, unseen=("weights",))
-    assert OutputEnsemble("e", parts=[a, unknown]).fingerprint == ""
-    assert OutputEnsemble("e", parts=[a, unknown]).unseen == ("weights",)
-    assert OutputEnsemble("e", parts=[a, given("other", B)]).size == Size(None, None)
+    assert EnsemblePredictor("e", parts=[a, unknown]).fingerprint == ""
+    assert EnsemblePredictor("e", parts=[a, unknown]).unseen == ("weights",)
+    assert EnsemblePredictor("e", parts=[a, given("other", B)]).size == Size(None, None)
 
 
 @dataclass
@@ -64,11 +64,11 @@ class Reader(Predictor):
 
 
 def test_texts_are_as_likely_as_under_the_mixture() -> None:
-    both = OutputEnsemble("both", parts=[Reader("a", total=np.log(0.5)), Reader("b", total=np.log(0.1))])
+    both = EnsemblePredictor("both", parts=[Reader("a", total=np.log(0.5)), Reader("b", total=np.log(0.1))])
     (found,) = both.loglikelihoods([("a", "b")])
     assert found.total == pytest.approx(np.log(0.3))
     assert (found.tokens, found.context_tokens) == (3, 2)
-    far = OutputEnsemble("both", parts=[Reader("a", total=-2000.0), Reader("b", total=-2000.0)])
+    far = EnsemblePredictor("both", parts=[Reader("a", total=-2000.0), Reader("b", total=-2000.0)])
     assert far.loglikelihoods([("a", "b")])[0].total == pytest.approx(-2000.0)
 
 
@@ -76,4 +76,4 @@ def test_values_are_averaged() -> None:
     one, two = (
         FunctionPredictor(n, function=lambda x, k=k: np.asarray(x)[:, None] * k) for n, k in (("1", 1), ("2", 3))
     )
-    assert OutputEnsemble("both", parts=[one, two]).values(np.arange(3.0)).tolist() == [0.0, 2.0, 4.0]
+    assert EnsemblePredictor("both", parts=[one, two]).values(np.arange(3.0)).tolist() == [0.0, 2.0, 4.0]

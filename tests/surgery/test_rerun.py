@@ -57,6 +57,10 @@ def test_what_commands_make_can_be_made_again(
     name: str, here: Path, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert said(*COMMANDS[name], "-o", "out", "--quiet") == (0, "", "")
+    assert (
+        f"Its model is what `mw {COMMANDS[name][0]}` makes of " in Path("out/README.md").read_text()
+        or name == "convert layers"
+    )
     code, out, err = said("verify", "out", "--rerun")
     assert (code, err) == (0, "")
     assert "and the same comes out again" in out

@@ -18,7 +18,13 @@ from modelwright.architectures._layers import (
     renumbered as renumbered,
     resize_config as resize_config,
 )
-from modelwright.architectures._modules import MODULES as MODULES, module_of as module_of
+from modelwright.architectures._modules import (
+    MODULES as MODULES,
+    is_embedding as is_embedding,
+    module_of as module_of,
+    module_path as module_path,
+    stores_transposed as stores_transposed,
+)
 from modelwright.architectures._quantized import (
     SCALE_SUFFIXES as SCALE_SUFFIXES,
     quantization_settings as quantization_settings,

@@ -37,3 +37,43 @@ def module_of(name: str, modules: list[str]) -> str | None:
     if claimed is None and "shared" in modules and vocabulary_tensor(name):
         return "shared"  # where the community's T5 recipes keep the head
     return claimed or ("default" if "default" in modules else None)
+
+
+#: The last words of modules that are tables of embeddings, whose rows are looked up.
+_TABLES = re.compile(
+    r"(^|[./])(embed_tokens|embed_positions|embed_in|embed|wte|wpe|tokens_embed|positions_embed|tok_embeddings|shared|"
+    r"(word|position|token_type|entity|absolute_pos)_embeddings?|embeddings?|relative_attention_bias)$"
+)
+#: Families whose layers store matrices (in, out), as transformers' Conv1D does.
+_TRANSPOSED = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+
+
+def is_embedding(module: str) -> bool:
+    """Whether a module is a table of embeddings."""
+    return bool(_TABLES.search(module))
+
+
+def stores_transposed(model_type: str) -> bool:
+    """Whether a family's layers store their matrices (in, out)."""
+    return model_type in _TRANSPOSED
+
+
+#: Families whose modules have other paths since transformers 5 than the tensors in their files, which kept the old ones.
+_RENAMED: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
+    "vit": tuple(
+        (re.compile(old), new)
+        for old, new in (
+            (r"\bencoder\.layer\.", "layers."), (r"\battention\.attention\.query\b", "attention.q_proj"),
+            (r"\battention\.attention\.key\b", "attention.k_proj"), (r"\battention\.attention\.value\b", "attention.v_proj"),
+            (r"\battention\.output\.dense\b", "attention.o_proj"), (r"\bintermediate\.dense\b", "mlp.fc1"),
+            (r"\boutput\.dense\b", "mlp.fc2"),
+        )
+    ),
+}  # fmt: skip
+
+
+def module_path(name: str, model_type: str) -> str:
+    """What transformers calls a tensor of a family in its modules today; most are called as in their files."""
+    for old, new in _RENAMED.get(model_type, ()):
+        name = old.sub(new, name)
+    return name

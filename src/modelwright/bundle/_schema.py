@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from modelwright.checkpoint import is_inside
+from modelwright.checkpoint import is_inside, is_url
 from modelwright.errors import InputError, Problem
 
 VERSION = 1
@@ -23,8 +23,15 @@ class _Strict(BaseModel):
 
 
 def _inside(value: Any) -> Any:
-    if isinstance(value, str) and not is_inside(value):
-        raise ValueError("must lead into the bundle's own folder")
+    if isinstance(value, str) and not (is_inside(value) and all(NAME.fullmatch(part) for part in value.split("/"))):
+        raise ValueError("must lead into the bundle's own folder, by plain names")
+    return value
+
+
+def _elsewhere(value: Any) -> Any:
+    """A folder, a file, a Hub id or a URL: what has a colon elsewhere could be the name of a function, which is code."""
+    if isinstance(value, str) and ":" in value and not is_url(value):
+        raise ValueError("must be a folder, a file, a Hub id or a URL")
     return value
 
 
@@ -45,7 +52,7 @@ class Member(_Strict):
 
     role: Literal["shared", "base", "task", "model"]
     folder: Annotated[str | None, BeforeValidator(_inside)] = None
-    reference: str | None = None
+    reference: Annotated[str | None, BeforeValidator(_elsewhere)] = None
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     nbytes: Annotated[int, Field(ge=0)]
     format: Literal["checkpoint", "parts", "onnx", "skops"] = "checkpoint"

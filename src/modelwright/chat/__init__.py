@@ -1,6 +1,24 @@
 """Ensembles of chat models: several replies, one answer, at known cost."""
 
+from modelwright.chat._best_of_n import BEST_OF_N as BEST_OF_N, BestOfNParams as BestOfNParams, best_of_n as best_of_n
 from modelwright.chat._cache import Cache as Cache
+from modelwright.chat._challenge import (
+    ACES_CATEGORIES as ACES_CATEGORIES,
+    ACES_WEIGHTS as ACES_WEIGHTS,
+    Challenge as Challenge,
+    Pair as Pair,
+    aces_category as aces_category,
+    challenge as challenge,
+    combined as combined,
+    judge_pairs as judge_pairs,
+    read_pairs as read_pairs,
+    read_spans as read_spans,
+    sensitivity as sensitivity,
+    span_f1 as span_f1,
+    span_preference as span_preference,
+    tau as tau,
+    weighted_score as weighted_score,
+)
 from modelwright.chat._combine import (
     COMBINERS as COMBINERS,
     Combiner as Combiner,
@@ -13,6 +31,7 @@ from modelwright.chat._combine import (
     verified as verified,
     weighted as weighted,
 )
+from modelwright.chat._debate import DEBATE as DEBATE, DebateParams as DebateParams, debate as debate
 from modelwright.chat._dylan import (
     DYLAN as DYLAN,
     DylanParams as DylanParams,
@@ -36,9 +55,13 @@ from modelwright.chat._ledger import BudgetError as BudgetError, Ledger as Ledge
 from modelwright.chat._messages import (
     Agent as Agent,
     Backend as Backend,
+    BrokenOffError as BrokenOffError,
     Message as Message,
+    Piece as Piece,
     Reply as Reply,
     Request as Request,
+    StreamingBackend as StreamingBackend,
+    stream_of as stream_of,
     user as user,
     with_system as with_system,
 )
@@ -71,6 +94,37 @@ from modelwright.chat._programs import (
     moa as moa,
     self_consistency as self_consistency,
     self_moa_seq as self_moa_seq,
+)
+from modelwright.chat._prompt_weights import (
+    Debias as Debias,
+    Weighed as Weighed,
+    Weighting as Weighting,
+    choice_logits as choice_logits,
+    class_vectors as class_vectors,
+    embedding_logits as embedding_logits,
+    outliers as outliers,
+    prompt_scores as prompt_scores,
+    weigh as weigh,
+    weighted_logits as weighted_logits,
+    weights_of as weights_of,
+)
+from modelwright.chat._routing import (
+    CASCADE as CASCADE,
+    ROUTE as ROUTE,
+    CascadeParams as CascadeParams,
+    RouteParams as RouteParams,
+    Router as Router,
+    Thresholds as Thresholds,
+    cascade as cascade,
+    fit_cascade as fit_cascade,
+    fit_router as fit_router,
+    route as route,
+)
+from modelwright.chat._scorers import (
+    AgentScorer as AgentScorer,
+    FunctionScorer as FunctionScorer,
+    ModelScorer as ModelScorer,
+    Scorer as Scorer,
 )
 from modelwright.chat._scripted import ScriptedBackend as ScriptedBackend
 from modelwright.chat._session import Session as Session, together as together

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import xxhash
@@ -29,6 +29,7 @@ class Decision:
         index: Position of the first reply that gave it; None where there is none.
         votes: For each answer that was given, in the order they came up: position of its first reply, and its votes.
         counted: For each of them the answer itself, and its votes.
+        voters: How many replies were put to the vote; 0 where a judge chose.
         tied: Whether several had most votes.
         abstained: How many replies gave none.
     """
@@ -39,6 +40,7 @@ class Decision:
     tied: bool = False
     abstained: int = 0
     counted: tuple[tuple[Any, float], ...] = ()
+    voters: int = field(default=0, compare=False)
 
     @property
     def share(self) -> float:
@@ -109,11 +111,11 @@ def weighted(
     most = max((count for _, count in votes), default=0)
     best = [first for first, count in votes if most > 0 and most - count <= _ROUNDING * most]
     if not best or (len(best) > 1 and ties == "abstain"):
-        return Decision(None, None, votes, len(best) > 1, abstained, counted)
+        return Decision(None, None, votes, len(best) > 1, abstained, counted, len(answers))
     winner = best[0]
     if len(best) > 1 and ties == "random":
         winner = best[xxhash.xxh3_64_intdigest(f"tie\x1f{key}".encode("utf-8", "surrogatepass")) % len(best)]
-    return Decision(answers[winner], winner, votes, len(best) > 1, abstained, counted)
+    return Decision(answers[winner], winner, votes, len(best) > 1, abstained, counted, len(answers))
 
 
 def settled(answers: Sequence[Any], remaining: int, *, same: Same = exact, ties: Ties = "first") -> bool:

@@ -36,7 +36,12 @@ def blocks(texts: Sequence[str]) -> str:
         It is 4.
         </reply 1>
     """
-    return "\n".join(f"<reply {i}>\n{_MARK.sub('(', text)}\n</reply {i}>" for i, text in enumerate(texts, 1))
+    return "\n".join(f"<reply {i}>\n{unmarked(text)}\n</reply {i}>" for i, text in enumerate(texts, 1))
+
+
+def unmarked(text: str) -> str:
+    """A text in which what looks like a mark has lost its bracket, as `blocks` shows it."""
+    return _MARK.sub("(", text)
 
 
 def read_blocks(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from modelwright.chat._messages import Agent, Reply, Request
+from modelwright.chat._messages import Agent, BrokenOffError, Reply, Request
 from modelwright.errors import InputError, RunError
 from modelwright.evaluate import Price
 
@@ -67,7 +67,8 @@ class Ledger:
 
     With a budget, a call begins only when the most it can cost fits beside what is spent and what the calls under way can
     cost; it waits while calls under way may turn out cheaper, and is refused when none is. Replies from the cache are free.
-    A call that fails is taken to cost nothing: what a provider bills for a reply that never came cannot be seen.
+    A call that fails is taken to cost nothing: what a provider bills for a reply that never came cannot be seen. A reply
+    that breaks off half-way is billed by most, and its usage does not come: the most that it can have cost is counted.
 
     Args:
         budget: In the currency of the prices; None is without limit.
@@ -109,20 +110,24 @@ class Ledger:
         worst = most(agent.price, request)
         await self._hold(agent, worst)
         replies: list[Reply] = []
+        lost = 0.0
         try:
             yield replies
+        except BrokenOffError:
+            lost = worst
+            raise
         finally:
             # Nothing awaits between the reply and this, so a cancelled call is counted too.
-            self._spent[agent.name] += self._of(agent, replies)
+            self._spent[agent.name] += self._of(agent, replies, lost)
             self._held -= worst
             self._under_way -= 1
             async with self._changed:
                 self._changed.notify_all()
 
     @staticmethod
-    def _of(agent: Agent, replies: list[Reply]) -> Spent:
+    def _of(agent: Agent, replies: list[Reply], lost: float) -> Spent:
         if not replies:
-            return Spent(failed=1)
+            return Spent(failed=1, money=lost)
         reply = replies[0]
         read, written = reply.tokens_in, reply.tokens_out
         return Spent(1, 0, reply.tries - 1, 0, read, written, cost(agent.price, reply))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import xxhash
 
-from modelwright.errors import InputError, did_you_mean
+from modelwright.errors import InputError, RunError, did_you_mean
 from modelwright.evaluate import Price, Sampling
 
 Role = Literal["system", "user", "assistant"]
@@ -48,17 +48,21 @@ class Request:
         sample: Which of several replies to the same messages this is to be, counted from 0. Part of the cache's key, so that
             a second sample is not the first one again.
         logprobs: Whether the log-probabilities of the reply's tokens are wanted.
+        options: Replies to be scored instead of writing one: how probable each is, among them. Empty asks for a reply.
 
     Raises:
-        InputError: There are no messages, or the assistant has the last one.
+        InputError: There are no messages, the assistant has the last one, or there is one option.
     """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     sample: int = 0
     logprobs: bool = False
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.options) == 1 or len(set(self.options)) < len(self.options) or "" in self.options:
+            raise InputError(f"options must be two texts or more, all different, got {list(self.options)}")
         if not self.messages or self.messages[-1].role == "assistant":
             raise InputError("a request needs messages, of which the last is a user's or the system's")
         if self.sample < 0:
@@ -67,12 +71,14 @@ class Request:
     @cached_property
     def text(self) -> str:
         """Everything that its reply depends on beside the model, as canonical JSON."""
-        said = {
+        said: dict[str, Any] = {
             "messages": [{"role": message.role, "content": message.content} for message in self.messages],
             "sampling": {**vars(self.sampling)},
             "sample": self.sample,
             "logprobs": self.logprobs,
         }
+        if self.options:
+            said["options"] = list(self.options)
         return json.dumps(said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
     def key(self, model: str) -> str:
@@ -95,6 +101,7 @@ class Reply:
         logprobs: Of the tokens written, in nats; None where they are unknown.
         finish: Why it ended.
         tries: How often it was asked for.
+        scores: Where options were to be scored, the log-probability of each in nats, up to a constant.
     """
 
     text: str
@@ -103,16 +110,18 @@ class Reply:
     logprobs: tuple[float, ...] | None = None
     finish: Finish = "stop"
     tries: int = 1
+    scores: tuple[float, ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self)
+        said = asdict(self)
+        return said if self.scores is not None else {k: v for k, v in said.items() if k != "scores"}
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> Reply:
         """From what `as_json` gave and JSON made of it."""
-        logprobs = said.get("logprobs")
-        return cls(**{**said, "logprobs": None if logprobs is None else tuple(logprobs)})
+        listed = {name: tuple(said[name]) for name in ("logprobs", "scores") if said.get(name) is not None}
+        return cls(**{**said, **listed})
 
 
 class Backend(Protocol):
@@ -139,6 +148,50 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+#: What a stream yields: pieces of the text as they come, and at the end the whole reply.
+Piece = str | Reply
+
+
+class BrokenOffError(RunError):
+    """A reply broke off half-way. Nothing of it is kept; the most that it can have cost is counted."""
+
+    def __init__(self, text: str):
+        super().__init__(text, resumable=True)
+
+
+@runtime_checkable
+class StreamingBackend(Backend, Protocol):
+    """A backend that can be listened to while it answers."""
+
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Pieces of the text, which together are the reply's text, and at the end the reply.
+
+        Raises:
+            BrokenOffError: It broke off after it had begun.
+            InputError: As `ask`.
+            RunError: As `ask`.
+        """
+        ...
+
+
+async def stream_of(backend: Backend, request: Request) -> AsyncIterator[Piece]:
+    """The stream of a backend; of one that has none, the whole text as one piece.
+
+    Raises:
+        BrokenOffError: It broke off after it had begun.
+        InputError: As `ask`.
+        RunError: As `ask`.
+    """
+    if isinstance(backend, StreamingBackend) and not request.options:
+        async for piece in backend.stream(request):
+            yield piece
+        return
+    reply = await backend.ask(request)
+    if reply.text:
+        yield reply.text
+    yield reply
 
 
 @dataclass(frozen=True)
@@ -171,12 +224,19 @@ class Agent:
                 "Give tokens_in and tokens_out, for a million tokens each, or call.",
             )
 
-    def request(self, messages: Sequence[Message], sample: int = 0, temperature: float | None = None) -> Request:
+    def request(
+        self,
+        messages: Sequence[Message],
+        sample: int = 0,
+        temperature: float | None = None,
+        options: Sequence[str] = (),
+    ) -> Request:
         """What its backend is asked: its system message first, joined with one that the messages begin with."""
         sampling = self.sampling
         if temperature is not None:
             sampling = Sampling(sampling.max_tokens, sampling.stop, temperature, sampling.seed)
-        return Request(tuple(with_system(messages, self.system, before=True)), sampling, sample, self.logprobs)
+        turns = tuple(with_system(messages, self.system, before=True))
+        return Request(turns, sampling, sample, self.logprobs and not options, tuple(options))
 
     @property
     def identity(self) -> str:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from modelwright.chat._messages import Finish, Reply, Request
-from modelwright.errors import InputError
+from modelwright.chat._messages import BrokenOffError, Finish, Piece, Reply, Request
+from modelwright.errors import InputError, RunError, listing
 from modelwright.evaluate._predictor import needs
 from modelwright.evaluate._server import check_settings, choice_of, failed, usage_of
+
+#: Most probable first tokens that OpenAI's servers show.
+_MOST_TOP = 20
 
 
 @dataclass
@@ -47,6 +52,11 @@ class OpenAIBackend:
 
     def __post_init__(self) -> None:
         check_settings(self.url, self.concurrency, self.retries, self.timeout)
+        if "@" in self.url.partition("://")[2].partition("/")[0]:
+            raise InputError(
+                "a server's address must not hold a name or password, as it is written into caches and transcripts",
+                "Keys come from the environment variable that key_variable names.",
+            )
         if not self.name:
             raise InputError(f"the server {self.url} must be told which model", "Give the name that it has there.")
         if self.per_minute is not None:
@@ -85,14 +95,59 @@ class OpenAIBackend:
                 raw = await self._client.chat.completions.with_raw_response.create(**self._settings(request))
                 answer = raw.parse()
             except (openai.OpenAIError, json.JSONDecodeError) as error:
-                raise failed(error, self.url, self.retries, self.timeout) from error
+                raise self._failed(error) from None
         choice = choice_of(answer, self.url)
         if choice.message is None:
-            raise failed(ValueError(str(answer)), self.url, self.retries, self.timeout)
+            raise self._failed(ValueError(str(answer)))
         read, written = usage_of(answer)
-        finish: Finish = choice.finish_reason if choice.finish_reason in ("stop", "length") else "other"
+        if request.options:
+            scores = self._scores(choice, request.options)
+            best = request.options[max(range(len(scores)), key=scores.__getitem__)]
+            return Reply(best, read, written, None, "stop", 1 + raw.retries_taken, scores)
         logprobs = self._logprobs(choice) if request.logprobs else None
-        return Reply(choice.message.content or "", read, written, logprobs, finish, 1 + raw.retries_taken)
+        text = choice.message.content or ""
+        return Reply(text, read, written, logprobs, _finish(choice.finish_reason), 1 + raw.retries_taken)
+
+    async def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """The server's reply while it comes, and at the end the whole of it.
+
+        Until the answer begins, failures are tried again as in `ask`; after that, what was said cannot be taken back.
+
+        Raises:
+            BrokenOffError: The connection broke, or the server ended without saying why it did.
+            InputError: It refuses the request, or gives no log-probabilities where they are wanted.
+            RunError: It cannot be reached, or fails after all tries.
+        """
+        openai = needs("openai", "asking a server", "chat")
+        settings = {**self._settings(request), "stream": True, "stream_options": {"include_usage": True}}
+        async with self._places:
+            try:
+                raw = await self._client.chat.completions.with_raw_response.create(**settings)
+            except openai.OpenAIError as error:
+                raise self._failed(error) from None
+            said = _Said(self.url, 1 + raw.retries_taken)
+            try:
+                async with raw.parse() as chunks:
+                    async for chunk in chunks:
+                        if piece := said.heard(chunk):
+                            yield piece
+            except Exception as error:  # whatever it is, of the client or the connection: half of a reply is lost
+                raise said.broken(f"{type(error).__name__}: {error}") from error
+        if said.finish is None:
+            raise said.broken("it did not say that it had ended")
+        logprobs = None
+        if request.logprobs:
+            logprobs = tuple(said.logprobs) if said.logprobs or not said.text else self._logprobs(None)
+        yield Reply(said.text, said.read, said.written, logprobs, _finish(said.finish), said.tries)
+
+    def _failed(self, error: Exception) -> Exception:
+        """What went wrong, without the key: servers may say it in their answer. The cause is left out, as it has headers."""
+        found = failed(error, self.url, self.retries, self.timeout)
+        key = os.environ.get(self.key_variable)
+        if not key or key not in str(found):
+            return found
+        text = str(found).replace(key, f"[{self.key_variable}]")
+        return RunError(text, resumable=found.resumable) if isinstance(found, RunError) else InputError(text)
 
     def _settings(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
@@ -107,20 +162,77 @@ class OpenAIBackend:
             settings["stop"] = list(sampling.stop)
         if request.logprobs:
             settings["logprobs"] = True
+        if request.options:
+            settings |= {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": _MOST_TOP}
         return settings
 
     def _logprobs(self, choice: Any) -> tuple[float, ...]:
-        tokens = getattr(choice.logprobs, "content", None)
+        tokens = getattr(getattr(choice, "logprobs", None), "content", None)
         if tokens is None:
             raise InputError(
                 f"the server {self.url} gives no log-probabilities of what it writes", "Leave logprobs out."
             )
         return tuple(float(token.logprob) for token in tokens)
 
+    def _scores(self, choice: Any, options: tuple[str, ...]) -> tuple[float, ...]:
+        """Of each option, by the tokens that the reply may begin with; one that is not among them is less probable than all."""
+        self._logprobs(choice)  # there are some
+        first = choice.logprobs.content[:1]
+        top = [(t.token.strip().casefold(), float(t.logprob)) for token in first for t in token.top_logprobs]
+        found = dict.fromkeys(options, 0.0)
+        for token, value in top:
+            begun = [option for option in options if token and option.casefold().startswith(token)]
+            meant = [option for option in begun if option.casefold() == token] or begun
+            if len(meant) > 1:
+                raise InputError(
+                    f"the options {listing(meant)} begin with the token {token!r}, and a server shows only the first token",
+                    "Let options begin differently, such as with letters.",
+                )
+            for option in meant:  # "A" and " A" are two tokens
+                found[option] += math.exp(value)
+        least = min((value for _, value in top), default=0.0)
+        return tuple(math.log(share) if share else least for share in found.values())
+
     async def close(self) -> None:
         """Close connections."""
         if "_client" in self.__dict__:
             await self._client.close()
+
+
+def _finish(reason: Any) -> Finish:
+    return reason if reason in ("stop", "length") else "other"
+
+
+@dataclass
+class _Said:
+    """What was heard of a reply so far."""
+
+    url: str
+    tries: int
+    text: str = ""
+    read: int = 0
+    written: int = 0
+    finish: str | None = None
+    logprobs: list[float] = field(default_factory=list)
+
+    def heard(self, chunk: Any) -> str:
+        """Take a chunk; its piece of the text."""
+        if getattr(chunk, "usage", None) is not None:
+            self.read, self.written = usage_of(chunk)
+        piece = ""
+        for choice in chunk.choices[:1]:
+            piece = choice.delta.content or ""
+            self.finish = choice.finish_reason or self.finish
+            tokens = getattr(getattr(choice, "logprobs", None), "content", None) or ()
+            self.logprobs += [float(token.logprob) for token in tokens]
+        self.text += piece
+        return piece
+
+    def broken(self, reason: str) -> BrokenOffError:
+        """The failure to raise."""
+        return BrokenOffError(
+            f"the server {self.url} broke off its reply after {len(self.text):,} characters ({reason}); nothing of it is kept"
+        )
 
 
 class Pace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,14 +11,17 @@ from typing import Annotated, Any, Literal
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from modelwright.chat._best_of_n import BEST_OF_N
 from modelwright.chat._combine import COMBINERS
+from modelwright.chat._debate import DEBATE
 from modelwright.chat._dylan import DYLAN
 from modelwright.chat._equality import EQUALITIES, Same, near
 from modelwright.chat._ledger import Ledger, most
-from modelwright.chat._messages import Agent, Backend, user
+from modelwright.chat._messages import Agent, Backend, Message, user
 from modelwright.chat._openai import OpenAIBackend
 from modelwright.chat._parsers import Parser, boxed, choice, code, json_by, number, pattern, text
 from modelwright.chat._programs import MOA, SELF_CONSISTENCY, SELF_MOA_SEQ, Program, ProgramParams, check_samples
+from modelwright.chat._routing import CASCADE, ROUTE
 from modelwright.chat._scripted import ScriptedBackend
 from modelwright.chat._session import Session
 from modelwright.chat._talk import Outcome, Talk
@@ -28,7 +31,9 @@ from modelwright.evaluate import CausalPredictor, Price, Sampling
 from modelwright.recipe import Lines, load
 from modelwright.recipe._schema import problems
 
-PROGRAMS: dict[str, Program] = {p.name: p for p in (SELF_CONSISTENCY, MOA, SELF_MOA_SEQ, DYLAN)}
+PROGRAMS: dict[str, Program] = {
+    p.name: p for p in (SELF_CONSISTENCY, MOA, SELF_MOA_SEQ, DYLAN, DEBATE, BEST_OF_N, ROUTE, CASCADE)
+}
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -104,7 +109,9 @@ class ScriptedSaid(BackendSaid):
     follows: Share = 0.0
     judgement: Share = 1.0
     fails: Share = 0.0
+    breaks: Share = 0.0
     says: str = "The answer is {answer}."
+    replies: dict[str, str] = {}
     delay: Annotated[float, Field(ge=0)] = 0.0
     seed: int = 0
 
@@ -249,7 +256,7 @@ class Panel:
         params.judges(names)
         check_samples(params.asked(names), self.agents)
         combiner = COMBINERS.get(getattr(params, "combine", ""))
-        if combiner is not None and combiner.logprobs:
+        if params.logprobs or (combiner is not None and combiner.logprobs):
             object.__setattr__(self, "agents", {n: replace(a, logprobs=True) for n, a in self.agents.items()})
 
     @property
@@ -277,15 +284,27 @@ class Panel:
         """A new session with this panel's budget, unless `ledger` is given."""
         return Session(**{"ledger": Ledger(self.budget), **options})
 
-    async def solve(self, session: Session, question: str) -> Outcome:
+    async def solve(
+        self,
+        session: Session,
+        question: str,
+        before: Sequence[Message] = (),
+        listener: Callable[[str], None] | None = None,
+    ) -> Outcome:
         """What the program comes to for a question.
+
+        Args:
+            session: What asks.
+            question: The last turn.
+            before: What was said before it; see `Talk`.
+            listener: Told pieces of the answer as they are written; see `Talk`.
 
         Raises:
             BudgetError: The next call could exceed the budget.
             InputError: A backend refuses.
             RunError: A backend fails.
         """
-        talk = Talk(session, question, self.agents, self.parser, self.same)
+        talk = Talk(session, question, self.agents, self.parser, self.same, before, listener)
         return await self.program.run(talk, self.params)
 
     def dearest(self, agent: str, question: str) -> float:
@@ -385,7 +404,12 @@ class _Reader:
         said = self._said.program
         program = PROGRAMS[self._kind(("program",), said, PROGRAMS, "the program", "name")]
         given = {k: v for k, v in said.items() if k != "name"} if isinstance(said, dict) else {}
-        return program, _read(program.params, given, self._lines.below("program"), "the program")
+        params = _read(program.params, given, self._lines.below("program"), "the program")
+        try:
+            return program, params.at(self._path.parent)
+        except InputError as error:
+            where = self._lines.where(("program",))
+            raise InputError([Problem(p.what, p.mend, p.where or where) for p in error.problems]) from None
 
     def _parser(self) -> Parser:
         said = self._said.parser

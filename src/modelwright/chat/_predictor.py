@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modelwright.chat._cache import Cache
-from modelwright.chat._ledger import Ledger
+from modelwright.chat._ledger import Ledger, cost
 from modelwright.chat._panel import Panel
 from modelwright.chat._session import Session, together
 from modelwright.chat._talk import Outcome
@@ -92,6 +93,12 @@ class Conversations:
         """
         return self._loop.run(self._solve(questions))
 
+    def spent(self) -> str:
+        """What was spent so far, for progress."""
+        ledger = self.session.ledger
+        of = "" if ledger.budget is None else f" of {ledger.budget:g}"
+        return f"{ledger.total.money:.4g}{of} spent"
+
     async def _solve(self, questions: Sequence[str]) -> list[Outcome]:
         try:
             return await together([self.panel.solve(self.session, question) for question in questions])
@@ -121,7 +128,8 @@ class PanelPredictor(Predictor):
     """A panel as a system under test: its answers to prompts, with the calls and tokens of all its agents.
 
     The text is that of the reply which the program chose; empty where it has none. Agents' own sampling holds, and not the
-    task's. Calls and tokens count replies from the cache too: they are what an answer takes, whoever paid for it before.
+    task's. Calls, tokens and money count replies from the cache too: they are what an answer takes, whoever paid for it
+    before. The confidence is the outcome's, such as the answer's share of the votes.
 
     Attributes:
         work: The panel at work.
@@ -148,7 +156,21 @@ class PanelPredictor(Predictor):
         found = self.work.solve(prompts)
         self._notes += [note for outcome in found for note in outcome.notes]
         self._unanswered += sum(outcome.value is None for outcome in found)
-        return [Generated(o.text, o.tokens_in, o.tokens_out, o.calls) for o in found]
+        return [self._generated(outcome) for outcome in found]
+
+    def _generated(self, outcome: Outcome) -> Generated:
+        agents = self.work.panel.agents
+        prices = {name: agent.price for name, agent in agents.items()}
+        priced = any(any(vars(price).values()) for price in prices.values())
+        money = math.fsum(cost(prices[step.agent], step.reply) for step in outcome.steps) if priced else None
+        return Generated(
+            outcome.text,
+            outcome.tokens_in,
+            outcome.tokens_out,
+            outcome.calls,
+            money=money,
+            confidence=outcome.confidence,
+        )
 
     def remarks(self) -> list[str]:
         """What was spent, and what a reader of the figures should know."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -35,6 +36,15 @@ class ProgramParams(BaseModel):
     def judges(self, agents: Sequence[str]) -> list[str]:
         """Which agents combine, rank or verify."""
         return []
+
+    @property
+    def logprobs(self) -> bool:
+        """Whether replies need log-probabilities."""
+        return False
+
+    def at(self, folder: Path) -> Self:
+        """The same, with paths of files taken from the folder of the panel's file."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,43 @@ def check_samples(asked: Sequence[tuple[str, int]], agents: Mapping[str, Agent])
             )
 
 
+def check_combiner(name: str) -> None:
+    """Refuse a combiner that there is not; for validators."""
+    if name not in COMBINERS:
+        raise ValueError(f"there is no combiner '{name}'. {did_you_mean(name, COMBINERS)}")
+
+
+async def enough(talk: Talk, waited: Sequence[Awaitable[Step]], quorum: int, what: str = "a reply") -> list[Step]:
+    """The replies in their order, without those whose backends failed where at least `quorum` came.
+
+    Args:
+        talk: Where a note is left of each that is missing.
+        waited: What is asked, together.
+        quorum: Fewest to go on with.
+        what: What is missing, for the note.
+
+    Raises:
+        BudgetError: The budget is spent; that is no failure of a member.
+        RunError: Fewer came; it is the first failure.
+    """
+    found = await together([_or_failure(one) for one in waited])
+    steps = [one for one in found if isinstance(one, Step)]
+    failures = [one for one in found if isinstance(one, RunError)]
+    if len(steps) < quorum:
+        raise failures[0]
+    talk.notes += [f"{what} is missing: {failure}" for failure in failures]
+    return steps
+
+
+async def _or_failure(waited: Awaitable[Step]) -> Step | RunError:
+    try:
+        return await waited
+    except BudgetError:
+        raise
+    except RunError as error:
+        return error
+
+
 # Self-consistency
 
 
@@ -100,11 +147,15 @@ class SelfConsistencyParams(ProgramParams):
     ties: Ties = Field("first", description="What is done when several answers have most votes.")
     judge: str = Field("", description="The agent that selects, ranks, verifies or merges; empty is the first.")
     early_stop: bool = Field(True, description="Ask no further when a plurality can no longer change.")
+    quorum: Count | None = Field(
+        None, description="Fewest replies to go on with when backends fail; null is all of them."
+    )
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.combine not in COMBINERS:
-            raise ValueError(f"there is no combiner '{self.combine}'. {did_you_mean(self.combine, COMBINERS)}")
+        check_combiner(self.combine)
+        if self.quorum is not None and self.agents and self.quorum > len(self.agents) * self.samples:
+            raise ValueError(f"quorum must be at most the {len(self.agents) * self.samples} replies, got {self.quorum}")
         return self
 
     def asked(self, agents: Sequence[str]) -> list[tuple[str, int]]:
@@ -137,7 +188,13 @@ async def self_consistency(talk: Talk, params: SelfConsistencyParams) -> Outcome
         if not size:
             break
         wave, turns = turns[:size], turns[size:]
-        steps += await together([talk.answer(name, i) for name, i in wave])
+        steps += await enough(
+            talk, [talk.answer(name, i) for name, i in wave], len(wave) if params.quorum is None else 0
+        )
+    if len(steps) < (params.quorum or 0):
+        raise RunError(
+            f"{len(steps)} replies came, and the quorum is {params.quorum}: {talk.notes[-1]}", resumable=True
+        )
     judges = params.judges(list(talk.agents))
     return await talk.decide(steps, params.combine, judges[0] if judges else "", params.ties)
 
@@ -197,33 +254,13 @@ async def moa(talk: Talk, params: MixtureParams) -> Outcome:
     for layer in range(params.layers):
         texts = [step.reply.text for step in proposals]
         waited = [talk.merge(name, texts, i) if layer else talk.answer(name, i) for name, i in turns]
-        proposals = await _enough(talk, waited, params.quorum or len(turns))
+        proposals = await enough(talk, waited, params.quorum or len(turns), "a proposal")
         layers.append([step.value for step in proposals])
     judge = params.judges(list(talk.agents))[0]
     texts = [step.reply.text for step in proposals]
     # A sample of its own: where it reads what a proposer has read, its reply is not that one's again.
-    final = await talk.merge(judge, texts, params.samples, params.aggregator_temperature)
+    final = await talk.merge(judge, texts, params.samples, params.aggregator_temperature, final=True)
     return talk.outcome(final.reply.text, final.value, facts={"layers": layers})
-
-
-async def _enough(talk: Talk, waited: Sequence[Awaitable[Step]], quorum: int) -> list[Step]:
-    """The proposals of a layer in their order, without those that failed where the quorum allows that."""
-    found = await together([_or_failure(one) for one in waited])
-    steps = [one for one in found if isinstance(one, Step)]
-    failures = [one for one in found if isinstance(one, RunError)]
-    if len(steps) < quorum:
-        raise failures[0]
-    talk.notes += [f"a proposal is missing: {failure}" for failure in failures]
-    return steps
-
-
-async def _or_failure(waited: Awaitable[Step]) -> Step | RunError:
-    try:
-        return await waited
-    except BudgetError:
-        raise
-    except RunError as error:
-        return error
 
 
 def _moa_calls(params: MixtureParams, agents: Sequence[str]) -> tuple[int, int]:
@@ -270,12 +307,12 @@ async def self_moa_seq(talk: Talk, params: SequentialParams) -> Outcome:
     [(proposer, count)], judge = params.asked(agents), params.judges(agents)[0]
     proposals = await together([talk.answer(proposer, i) for i in range(count)])
     texts = [step.reply.text for step in proposals]
-    final = await talk.merge(judge, texts[: params.window], count)
+    final = await talk.merge(judge, texts[: params.window], count, final=count <= params.window)
     merged = [final.value]
     fresh = params.window - params.reserved
     for start in range(params.window, count, fresh):
         references = [final.reply.text] * params.reserved + texts[start : start + fresh]
-        final = await talk.merge(judge, references, count)
+        final = await talk.merge(judge, references, count, final=start + fresh >= count)
         merged.append(final.value)
     return talk.outcome(final.reply.text, final.value, facts={"merged": merged})
 

@@ -7,14 +7,14 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import xxhash
 
 from modelwright.chat._forms import FORMS, read_blocks
-from modelwright.chat._messages import Message, Reply, Request
+from modelwright.chat._messages import BrokenOffError, Message, Piece, Reply, Request
 from modelwright.errors import InputError, RunError
 
 Interval = tuple[float, float]
@@ -45,7 +45,10 @@ class ScriptedBackend:
         sure_right: Its confidence where it is right: uniform between these, each in (0, 1]. exp(sum of logprobs) is it.
         sure_wrong: Its confidence where it is wrong.
         fails: How probably a request fails, in [0, 1].
+        breaks: How probably a stream breaks off after half of the reply, in [0, 1].
         says: The form of its replies, with `{answer}`.
+        replies: Texts -> what it says where the text is found in the last message, the first such; `{answer}` in it stands for
+            its answer. For all that a program asks beside the answer.
         delay: Longest time in seconds until it replies, keyed as well.
         seed: Of all draws.
 
@@ -63,13 +66,17 @@ class ScriptedBackend:
     sure_right: Interval = (0.6, 1.0)
     sure_wrong: Interval = (0.2, 0.8)
     fails: float = 0.0
+    breaks: float = 0.0
     says: str = "The answer is {answer}."
+    replies: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         shares = {"correlation": self.correlation, "follows": self.follows, "judgement": self.judgement}
-        shares |= {"fails": self.fails} | {f"accuracy[{k!r}]": v for k, v in self._accuracies.items()}
+        shares |= {"fails": self.fails, "breaks": self.breaks} | {
+            f"accuracy[{k!r}]": v for k, v in self._accuracies.items()
+        }
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise InputError(f"{name} must be in [0, 1], got {value:g}", "It is a fraction; for 20 % write 0.2.")
@@ -111,9 +118,11 @@ class ScriptedBackend:
             await asyncio.sleep(self.delay * draws.uniform("delay"))
         if draws.uniform("fails") < self.fails:
             raise RunError(f"the scripted backend '{self.name}' fails, as it is told to", resumable=True)
+        reads = sum(len(message.content.split()) for message in request.messages)
+        if request.options:
+            return draws.scored(request.options, reads)
         text, right = draws.reply()
         words = text.split()
-        reads = sum(len(message.content.split()) for message in request.messages)
         written = words[: request.sampling.max_tokens]
         finish = "stop"
         if len(written) < len(words):
@@ -121,6 +130,24 @@ class ScriptedBackend:
         return Reply(
             text, reads, len(written), self._logprobs(draws, right, len(written)) if request.logprobs else None, finish
         )
+
+    async def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """The scripted reply word by word.
+
+        Raises:
+            BrokenOffError: As often as `breaks` says.
+            InputError: As `ask`.
+            RunError: As `ask`.
+        """
+        reply = await self.ask(request)
+        pieces = re.findall(r"\s*\S+\s*$|\s*\S+", reply.text) or [reply.text]
+        broken = _Draws(self, request).uniform("breaks") < self.breaks
+        for piece in pieces[: len(pieces) // 2] if broken else pieces:
+            await asyncio.sleep(0)
+            yield piece
+        if broken:
+            raise BrokenOffError(f"the scripted backend '{self.name}' breaks off, as it is told to")
+        yield reply
 
     def _logprobs(self, draws: _Draws, right: bool, tokens: int) -> tuple[float, ...]:
         """All the doubt is about the last token."""
@@ -154,8 +181,11 @@ class _Draws:
         self._text = "\x1e".join(f"{m.role}\x1f{m.content}" for m in request.messages)
         self._sample = request.sample if request.sampling.temperature else 0
         self._seed = request.sampling.seed
-        self._question = _question(script, request.messages)
-        self._right = script.answers[self._question]
+        last = request.messages[-1].content
+        self._said = next((said for text, said in script.replies.items() if text in last), None)
+        if self._said is None or "{answer}" in self._said:
+            self._question = _question(script, request.messages)
+            self._right = script.answers[self._question]
         self._shown = [text for m in request.messages for text in read_blocks(m.content)]
         self._task = next((name for name in _TASKS if FORMS[name] in self._text), "answer")
 
@@ -166,6 +196,9 @@ class _Draws:
 
     def reply(self) -> tuple[str, bool]:
         """What is said, and whether that is right."""
+        if self._said is not None:
+            answer = self._own([]) if "{answer}" in self._said else ""
+            return self._said.replace("{answer}", answer), bool(answer) and answer == self._right
         answers = [self._script.answer_of(text) for text in self._shown]
         if self._task in ("answer", "rate") or not answers:
             answer = self._own(answers)
@@ -186,6 +219,15 @@ class _Draws:
             return ("[right]" if good[0] else "[wrong]"), (answers[0] == self._right) == good[0]
         order = sorted(range(len(good)), key=lambda i: not good[i])
         return str([i + 1 for i in order]), answers[order[0]] == self._right
+
+    def scored(self, options: Sequence[str], reads: int) -> Reply:
+        """Its answer has its confidence, and the other options share the rest evenly."""
+        answer = self._own([])
+        low, high = self._script.sure_right if answer == self._right else self._script.sure_wrong
+        sure = low + (high - low) * self.uniform("sure")
+        rest = max((1 - sure) / (len(options) - 1), 1e-9)
+        scores = tuple(math.log(sure if option == answer else rest) for option in options)
+        return Reply(answer, reads, 1, scores=scores)
 
     def _judged(self, answers: Sequence[str | None]) -> list[bool]:
         """Which replies it takes for right."""

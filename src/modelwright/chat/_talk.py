@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelwright.chat._combine import Decision, chosen, plurality, verified, weighted
 from modelwright.chat._equality import Same, exact
-from modelwright.chat._forms import blocks, read_ranks, read_verdict, render
+from modelwright.chat._forms import blocks, read_ranks, read_verdict, render, unmarked
 from modelwright.chat._messages import Agent, Message, Reply, user, with_system
 from modelwright.chat._parsers import Parser, text as whole_text
 from modelwright.chat._session import Session
-from modelwright.errors import RunError
+from modelwright.errors import InputError, RunError
+
+#: Purposes whose replies judge others, and hold no answer of their own.
+_JUDGING = ("select", "rank", "verify", "score")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Step:
         sample: Which of several to the same messages.
         reply: What was said.
         value: The answer in it; None where it has none, or was not asked for one.
+        shown: Which earlier replies stood in what it was asked, as positions in the outcome's steps.
+        cached: Whether the reply was there already, so that nothing was paid for it.
+        seconds: How long it took.
     """
 
     agent: str
@@ -33,6 +40,9 @@ class Step:
     sample: int
     reply: Reply
     value: Any = None
+    shown: tuple[int, ...] = field(default=(), compare=False)
+    cached: bool = field(default=False, compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,21 @@ class Outcome:
     decision: Decision | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def confidence(self) -> float | None:
+        """How sure the program is of its answer, in [0, 1].
+
+        It is what the program says itself (`facts["confidence"]`), else the answer's share of all votes, abstentions among
+        them, where several voted; None where neither is known.
+        """
+        told = self.facts.get("confidence")
+        if told is not None:
+            return float(told)
+        votes = self.decision
+        if votes is None or votes.voters < 2:
+            return None
+        return votes.share * (votes.voters - votes.abstained) / votes.voters
 
     @property
     def calls(self) -> int:
@@ -80,6 +105,13 @@ class Talk:
         agents: Who can be asked, by name.
         parser: How answers are asked for, and read.
         same: When two answers are the same.
+        before: What was said before the question: turns of user and assistant, perhaps a system message first. It stands
+            before whatever an agent is asked.
+        listener: Told pieces of the answer's text as they are written, where a program ends in one call that writes it
+            (`final`); whoever listens gets the whole text in any case, in the outcome.
+
+    Raises:
+        InputError: A system message is not the first of what was said before.
     """
 
     def __init__(
@@ -89,8 +121,13 @@ class Talk:
         agents: Mapping[str, Agent],
         parser: Parser | None = None,
         same: Same = exact,
+        before: Sequence[Message] = (),
+        listener: Callable[[str], None] | None = None,
     ):
+        if any(message.role == "system" for message in before[1:]):
+            raise InputError("a system message must be the first of a conversation")
         self.question, self.agents, self.same = question, agents, same
+        self._before, self._listener = tuple(before), listener
         self.parser = parser or whole_text()
         self.notes: list[str] = []
         self._session = session
@@ -102,9 +139,18 @@ class Talk:
         return f"{self.question}\n\n{self.parser.form}" if self.parser.form else self.question
 
     async def ask(
-        self, agent: str, messages: Sequence[Message], purpose: str, sample: int = 0, temperature: float | None = None
+        self,
+        agent: str,
+        messages: Sequence[Message],
+        purpose: str,
+        sample: int = 0,
+        temperature: float | None = None,
+        *,
+        final: bool = False,
     ) -> Step:
         """One agent's reply to a conversation; its answer is read unless it judges.
+
+        A `final` reply is the program's answer, whatever it says: whoever listens is told it as it is written.
 
         Raises:
             BudgetError: It could exceed the budget.
@@ -113,20 +159,47 @@ class Talk:
         place = len(self._steps)
         self._steps.append(None)
         whom = self.agents[agent]
-        reply = await self._session.ask(whom, whom.request(messages, sample, temperature))
-        value = None if purpose in ("select", "rank", "verify") else self.parser(reply.text)
-        step = Step(agent, purpose, sample, reply, value)
+        shown = self._shown(messages)
+        start = time.perf_counter()
+        request = whom.request(self._after(messages), sample, temperature)
+        reply, cached = await self._session.told(whom, request, self._listener if final else None)
+        value = None if purpose in _JUDGING else self.parser(reply.text)
+        step = Step(agent, purpose, sample, reply, value, shown, cached, time.perf_counter() - start)
         self._steps[place] = step
         return step
 
-    async def answer(self, agent: str, sample: int = 0) -> Step:
-        """An agent's own answer."""
-        return await self.ask(agent, user(self.asked), "answer", sample)
+    def _after(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with what was said before them; their system message joins the conversation's own."""
+        if not self._before:
+            return list(messages)
+        first = messages[0].role == "system"
+        return with_system([*self._before, *messages[first:]], messages[0].content if first else "")
 
-    async def merge(self, judge: str, texts: Sequence[str], sample: int = 0, temperature: float | None = None) -> Step:
+    def _shown(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Which replies stand in messages: as blocks, or as whole lines."""
+        sent = "".join(f"\n{message.content}\n" for message in messages)
+        return tuple(
+            place
+            for place, step in enumerate(self._steps)
+            if step is not None and step.reply.text and f"\n{unmarked(step.reply.text)}\n" in sent
+        )
+
+    async def answer(self, agent: str, sample: int = 0, *, final: bool = False) -> Step:
+        """An agent's own answer."""
+        return await self.ask(agent, user(self.asked), "answer", sample, final=final)
+
+    async def merge(
+        self,
+        judge: str,
+        texts: Sequence[str],
+        sample: int = 0,
+        temperature: float | None = None,
+        *,
+        final: bool = False,
+    ) -> Step:
         """A new reply, made from others: they go into the system message, and the question stays as it is."""
         shown = render("merge", replies=blocks(texts))
-        return await self.ask(judge, with_system(user(self.asked), shown), "merge", sample, temperature)
+        return await self.ask(judge, with_system(user(self.asked), shown), "merge", sample, temperature, final=final)
 
     async def order(self, judge: str, texts: Sequence[str], best: int, purpose: str = "rank") -> list[int] | None:
         """A judge's ranking of replies, as positions, best first; None where it cannot be read."""
@@ -158,10 +231,10 @@ class Talk:
             case "plurality":
                 decision = vote
             case "probability" | "normalised_probability":
-                weights = [_probability(step, mean=combine != "probability") for step in steps]
+                weights = [probability(step, mean=combine != "probability") for step in steps]
                 decision = weighted(answers, weights, same=self.same, ties=ties, key=self.question)
             case "merge":
-                step = await self.merge(judge, texts)
+                step = await self.merge(judge, texts, final=True)
                 return self.outcome(step.reply.text, step.value, vote)
             case "verify":
                 decision = await self._first_accepted(judge, texts, answers) or vote
@@ -184,11 +257,20 @@ class Talk:
         self, text: str, value: Any, decision: Decision | None = None, facts: Mapping[str, Any] | None = None
     ) -> Outcome:
         """What it came to, with all that was said."""
-        steps = tuple(step for step in self._steps if step is not None)
+        places = [place for place, step in enumerate(self._steps) if step is not None]
+        order = {place: i for i, place in enumerate(places)}
+        steps = tuple(
+            replace(step, shown=tuple(order[j] for j in step.shown)) for step in self._steps if step is not None
+        )
         return Outcome(text, value, steps, decision, facts or {}, tuple(self.notes))
 
 
-def _probability(step: Step, *, mean: bool) -> float:
+def probability(step: Step, *, mean: bool) -> float:
+    """The probability of a reply; with `mean` the geometric mean of its tokens' probabilities.
+
+    Raises:
+        RunError: It came without log-probabilities.
+    """
     values = step.reply.logprobs
     if values is None:
         raise RunError(f"'{step.agent}' gave no log-probabilities, and its replies are to vote by them")

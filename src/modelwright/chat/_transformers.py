@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from modelwright.chat._messages import Reply, Request
+from modelwright.chat._messages import Piece, Reply, Request
 from modelwright.errors import InputError
 from modelwright.evaluate import CausalPredictor, Sampling
 
-_Waiting = tuple[Request, "asyncio.Future[Reply]"]
+#: Told the text so far.
+_Watch = Callable[[str], None]
+_Waiting = tuple[Request, "asyncio.Future[Reply]", _Watch | None]
 
 
 @dataclass
@@ -51,17 +54,48 @@ class TransformersBackend:
             InputError: The conversation does not fit, or the chat template refuses it.
             RunError: Logits are not finite.
         """
+        return await self._join(request, None)
+
+    def _join(self, request: Request, watch: _Watch | None) -> asyncio.Future[Reply]:
+        """The reply to come, in the next batch."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
+        self._waiting.append((request, future, watch))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        return await future
+        return future
+
+    async def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """The model's reply token by token; it shares batches with others.
+
+        Raises:
+            InputError: As `ask`.
+            RunError: As `ask`.
+        """
+        loop = asyncio.get_running_loop()
+        texts: asyncio.Queue[str | None] = asyncio.Queue()
+
+        def heard(text: str) -> None:
+            loop.call_soon_threadsafe(texts.put_nowait, text)
+
+        future = self._join(request, heard)
+        future.add_done_callback(lambda _done: texts.put_nowait(None))
+        said = ""
+        while (text := await texts.get()) is not None:
+            if text.startswith(said) and len(text) > len(said):
+                yield text[len(said) :]
+                said = text
+        reply = await future
+        if rest := reply.text[len(said) :]:
+            yield rest
+        yield reply
 
     async def _work(self) -> None:
         await asyncio.sleep(0)  # whoever is about to ask may join the first batch
         while self._waiting:
-            sampling = self._alike(self._waiting[0][0])
-            group = [pair for pair in self._waiting if self._alike(pair[0]) == sampling][: self.batch]
+            first = self._waiting[0][0]
+            sampling = self._alike(first)
+            group = [pair for pair in self._waiting if self._alike(pair[0]) == sampling]
+            group = [pair for pair in group if bool(pair[0].options) == bool(first.options)][: self.batch]
             self._waiting = [pair for pair in self._waiting if not any(pair is other for other in group)]
             group = [pair for pair in group if not pair[1].cancelled()]
             try:
@@ -70,13 +104,13 @@ class TransformersBackend:
                 for pair in group:
                     await self._alone(pair, sampling)
             except Exception as error:  # whoever waits raises it
-                for _, future in group:
+                for _, future, _ in group:
                     if not future.done():
                         future.set_exception(error)
 
     async def _answer(self, group: list[_Waiting], sampling: Sampling) -> None:
-        replies = await asyncio.to_thread(self._run, [request for request, _ in group], sampling)
-        for (_, future), reply in zip(group, replies, strict=True):
+        replies = await asyncio.to_thread(self._run, group, sampling)
+        for (_, future, _), reply in zip(group, replies, strict=True):
             if not future.done():
                 future.set_result(reply)
 
@@ -93,9 +127,19 @@ class TransformersBackend:
         s = request.sampling
         return Sampling(s.max_tokens, s.stop, s.temperature)
 
-    def _run(self, requests: list[Request], sampling: Sampling) -> list[Reply]:
+    def _run(self, group: list[_Waiting], sampling: Sampling) -> list[Reply]:
+        requests = [request for request, _, _ in group]
+        if requests and requests[0].options:
+            return self._scored(requests)
         conversations: list[Any] = [[asdict(message) for message in request.messages] for request in requests]
-        found = self.predictor.texts(conversations, sampling, [request.seed() for request in requests])
+
+        def told(i: int, text: str) -> None:
+            watch = group[i][2]
+            if watch is not None:
+                watch(_settled(text, sampling.stop))
+
+        listened = told if any(watch for *_, watch in group) else None
+        found = self.predictor.texts(conversations, sampling, [request.seed() for request in requests], listened)
         return [
             Reply(
                 one.text,
@@ -107,7 +151,31 @@ class TransformersBackend:
             for one, request in zip(found, requests, strict=True)
         ]
 
+    def _scored(self, requests: list[Request]) -> list[Reply]:
+        """How probable each option is as the whole reply's beginning."""
+        pairs = [
+            (self.predictor.in_template([asdict(message) for message in request.messages]), option)
+            for request in requests
+            for option in request.options
+        ]
+        found = iter(self.predictor.loglikelihoods(pairs))
+        replies: list[Reply] = []
+        for request in requests:
+            own = [next(found) for _ in request.options]
+            scores = tuple(one.total for one in own)
+            best = request.options[max(range(len(scores)), key=scores.__getitem__)]
+            replies.append(
+                Reply(best, max(one.context_tokens for one in own), sum(one.tokens for one in own), scores=scores)
+            )
+        return replies
+
     async def close(self) -> None:
         """Wait for the batch under way."""
         if self._worker is not None:
             await self._worker
+
+
+def _settled(text: str, stops: tuple[str, ...]) -> str:
+    """As much of a text as what comes next cannot change: no half a character, and nothing that may begin a stop."""
+    text = text.rstrip("\ufffd")
+    return text[: len(text) - max((len(stop) - 1 for stop in stops), default=0)] if stops else text

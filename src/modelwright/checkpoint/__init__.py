@@ -1,6 +1,18 @@
 """Checkpoints: readers, the sharded writer, the Hub, object stores."""
 
-from modelwright.checkpoint._adapter import adapter_scales as adapter_scales
+from modelwright.checkpoint._adapter import (
+    Change as Change,
+    Joined as Joined,
+    join_adapter as join_adapter,
+    with_adapters as with_adapters,
+)
+from modelwright.checkpoint._adapter_files import (
+    Adapter as Adapter,
+    adapter_at_path as adapter_at_path,
+    open_adapter as open_adapter,
+)
+from modelwright.checkpoint._adapter_modules import AdaptedModule as AdaptedModule, AdapterKind as AdapterKind
+from modelwright.checkpoint._adapter_scales import adapter_scales as adapter_scales
 from modelwright.checkpoint._checkpoint import Checkpoint as Checkpoint, Part as Part
 from modelwright.checkpoint._dequantize import as_stored as as_stored
 from modelwright.checkpoint._files import from_pieces as from_pieces, pieces as pieces

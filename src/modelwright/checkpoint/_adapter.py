@@ -1,315 +1,315 @@
-"""`model+adapter`: a plain LoRA applied tensor by tensor, never as a second model on disk."""
+"""`model+adapter`: an adapter applied tensor by tensor, never as a second model on disk."""
 
 from __future__ import annotations
 
+import math
 import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from modelwright.architectures import is_table
+from modelwright.architectures import module_path
+from modelwright.checkpoint._adapter_files import Adapter, open_adapter
+from modelwright.checkpoint._adapter_modules import AdaptedModule
+from modelwright.checkpoint._adapter_scales import shortened
 from modelwright.checkpoint._checkpoint import Checkpoint
-from modelwright.checkpoint._files import from_file
 from modelwright.checkpoint._refs import NumpyArray, TensorRef
-from modelwright.checkpoint._untrusted import read_json
 from modelwright.errors import InputError, Problem, listing
 
-_PLAIN = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight$")
-#: peft saves what lies under the factors too where it is a head or an embedding, and puts it in place when it loads.
-_OWN_BASE = re.compile(r"^base_model\.model\.(?P<module>.+)\.base_layer\.weight$")
-_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-_LATER = (
-    "Until adapters have their own issue only plain LoRA on linear layers is applied here; bake it in with peft first."
-)
-#: Ways to start training that leave the base model's weights alone, so that the adapter alone is the difference.
-_PLAIN_STARTS = ("none", "true", "false", "gaussian", "eva", "orthogonal", "mica")
-#: Settings of peft under which the difference is not scale * B @ A, and how to call them.
-_OTHER_KINDS = {
-    "use_dora": "uses DoRA",
-    "use_qalora": "uses QALoRA",
-    "lora_bias": "tunes biases (lora_bias)",
-    "modules_to_save": "saves whole modules",
-    "trainable_token_indices": "tunes single tokens (trainable_token_indices)",
-    "target_parameters": "tunes bare parameters (target_parameters)",
-    "layer_replication": "replicates layers",
-    "alora_invocation_tokens": "is an activated LoRA",
-    "use_bdlora": "uses BD-LoRA",
-    "arrow_config": "uses Arrow routing",
-    "kasa_config": "uses KaSA",
-    "velora_config": "uses VeLoRA",
-    "monteclora_config": "uses MonteCLoRA",
-}
-#: Leading words that module paths may have more or fewer of than the names of tensors.
-_MOST_DROPPED = 32
-_MOST_ALPHA = 1e9
-#: A key of alpha_pattern that is a name. Its dots match any character for peft; names that differ in these only are none.
-_PLAIN_KEY = re.compile(r"[\w.-]+")
-#: Python's matcher goes back over every combination of choices: for a repeated group and for many groups exponentially
-#: many, for k repeats in a name of n letters n^k. Digits up to a dot are no choice.
-_REPEAT = re.compile(r"[*+?{]")
-_NO_CHOICE = re.compile(r"(\\d|\[0-9\])[*+]\\\.")
-_REPEATED_GROUP = re.compile(r"\)[*+?{]|\(\?|\\\d")
-_MOST_REPEATS, _MOST_GROUPS, _MOST_EXPRESSIONS = 2, 3, 20
-_LONGEST_MATCHED = 300
-_COPY = "Copy or download the adapter again."
+_OTHER_MODEL = "The adapter was trained on another model."
+#: kohya's names of the components of a pipeline -> the folders of diffusers.
+_COMPONENTS = {
+    "lora_unet_": "unet_", "lora_te_": "text_encoder_", "lora_te1_": "text_encoder_", "lora_te2_": "text_encoder_2_",
+    "lora_te3_": "text_encoder_3_", "lora_transformer_": "transformer_", "lora_prior_": "prior_",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """The two factors for one module, and the tensor of the model that they belong to."""
+class Change:
+    """What one adapter does to one tensor of a model.
 
-    module: str
-    target: str
-    down: TensorRef  # A: (rank, in)
-    up: TensorRef  # B: (out, rank)
-    base: TensorRef | None = None  # what the adapter brings in place of the model's tensor
+    Attributes:
+        module: The module that the tensor belongs to.
+        transposed: Whether the model stores it (in, out).
+    """
 
-    def fits(self, shape: tuple[int, ...], transposed: bool) -> bool:
-        """Whether B @ A, or its transpose, has this shape."""
-        product = (self.up.shape[0], self.down.shape[1])
-        return shape == (product[::-1] if transposed else product)
+    module: AdaptedModule
+    transposed: bool = False
 
 
-def with_adapter(model: Checkpoint, folder: Path, label: str) -> Checkpoint:
-    """The model with `scale * B @ A` added to each tensor that the adapter tunes.
+@dataclass(frozen=True)
+class Joined:
+    """An adapter with the tensors of a model that it changes.
+
+    Attributes:
+        adapter: The adapter.
+        weights: Of each tensor of the model, what becomes of it.
+        biases: The same of biases.
+        whole: Tensors that the adapter brings, by the model's names; new ones by the adapter's.
+    """
+
+    adapter: Adapter
+    weights: Mapping[str, Change]
+    biases: Mapping[str, AdaptedModule]
+    whole: Mapping[str, TensorRef]
+
+
+def with_adapter(model: Checkpoint, path: Path, label: str) -> Checkpoint:
+    """The model with what an adapter adds to each tensor that it tunes.
 
     Args:
         model: The checkpoint that the adapter was trained on.
-        folder: A peft folder with adapter_config.json.
+        path: A peft folder with adapter_config.json, or a LoRA file.
         label: What to call the result.
 
     Raises:
-        InputError: It is not a plain LoRA (DoRA, bias, other kinds), or does not fit the model.
+        InputError: It is of a kind that is not known, or does not fit the model.
     """
-    config = read_json(folder / "adapter_config.json")
-    if config is None:
-        raise InputError(f"{folder} is not an adapter: it has no adapter_config.json", "Write model+adapter_folder.")
-    _check_kind(folder, config)
-    adapter = _opened(folder)
-    pairs = _pairs(folder, adapter, model)
-    _check_fit(folder, pairs, model)
-    square = _square_transposed(pairs, model, config)
-    ranks = {pair.module: pair.down.shape[0] for pair in pairs}
-    scales = adapter_scales(folder / "adapter_config.json", config, ranks)
+    return with_adapters(model, [open_adapter(path)], label)
+
+
+def with_adapters(model: Checkpoint, adapters: Sequence[Adapter], label: str) -> Checkpoint:
+    """The model with what several adapters add to it.
+
+    What does not depend on the weight is added up, in float32 (float64 for float64 weights). DoRA's change is that of the model's
+    own weight, so that the order of adapters does not matter there either; vectors of IA3 multiply.
+
+    Raises:
+        InputError: One does not fit the model, or two bring the same tensor whole.
+    """
+    joined = [join_adapter(model, adapter) for adapter in adapters]
     tensors = dict(model)
-    for pair in pairs:
-        ref = tensors[pair.target]
-        transposed = not pair.fits(ref.shape, False) or (square and pair.fits(ref.shape, True))
-        total = _Sum(pair.base or ref, pair, scales[pair.module], transposed)
-        tensors[pair.target] = TensorRef(ref.dtype, ref.shape, total, ref.source)
-    ranks = listing(sorted({pair.down.shape[0] for pair in pairs}))
-    notes = [f"{label}: LoRA of rank {ranks} added to {len(pairs)} tensors"]
-    if own := [pair.target for pair in pairs if pair.base]:
-        notes.append(f"{label}: the adapter brings its own {listing(own)}")
+    notes: list[str] = []
+    for name in dict.fromkeys(name for each in joined for name in each.whole):
+        bringing = [each for each in joined if name in each.whole]
+        if len(bringing) > 1:
+            raise InputError(
+                f"{listing(each.adapter.label for each in bringing)} each bring their own '{name}'",
+                "One model can hold one of them; merge the adapters first, with --base.",
+            )
+        tensors[name] = bringing[0].whole[name]
+    for name in dict.fromkeys(name for each in joined for name in each.weights):
+        changes = [each.weights[name] for each in joined if name in each.weights]
+        tensors[name] = _computed(tensors[name], _Weight(tensors[name], changes))
+    for name in dict.fromkeys(name for each in joined for name in each.biases):
+        modules = [each.biases[name] for each in joined if name in each.biases]
+        tensors[name] = _computed(tensors[name], _Bias(tensors[name], modules))
+    for each in joined:
+        notes += _notes(label, each, model)
+    states = dict(model.states)
+    for each in joined:
+        states.update(each.adapter.states)
     return Checkpoint(
         tensors, label=label, path=model.path, url=model.url, parts=model.parts, metadata=model.metadata,
-        consumed=model.consumed, notes=(*model.notes, *notes), beneath=(*model.beneath, folder),
-        states=model.states | adapter.states,
+        consumed=model.consumed, notes=(*model.notes, *notes), beneath=(*model.beneath, *(each.adapter.path for each in joined)),
+        states=states,
     )  # fmt: skip
 
 
-class _Sum:
-    """Loads weight + scale * B @ A, the product in float32 (float64 for float64 weights)."""
+def _computed(ref: TensorRef, load: _Weight | _Bias) -> TensorRef:
+    return TensorRef(ref.dtype, ref.shape, load, ref.source)
 
-    def __init__(self, weight: TensorRef, pair: _Pair, scale: float, transposed: bool):
-        self.weight, self.pair, self.scale, self.transposed = weight, pair, scale, transposed
+
+class _Weight:
+    """Loads a weight with the changes of adapters."""
+
+    def __init__(self, weight: TensorRef, changes: Sequence[Change]):
+        self.weight, self.changes = weight, changes
 
     def __call__(self) -> NumpyArray:
-        values = self.weight.read()
-        wide = np.float64 if values.dtype == np.float64 else np.float32
-        product = self.pair.up.read().astype(wide) @ self.pair.down.read().astype(wide)
-        return values.astype(wide) + wide(self.scale) * (product.T if self.transposed else product)
+        own = next((change.module.own for change in self.changes if change.module.own is not None), None)
+        basis = _wide(own or self.weight)
+        made = basis
+        for change in self.changes:
+            made = change.module.changed(made, basis, change.transposed)
+        return made
 
 
-def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
-    kind = str(config.get("peft_type") or "").upper()
-    found: list[str] = []
-    if kind != "LORA":
-        found.append(f"is of kind {kind or 'unknown'}, not LORA")
-    if str(config.get("bias", "none")) not in ("none", "False"):
-        found.append(f"tunes biases (bias: {config['bias']})")
-    start = str(config.get("init_lora_weights", True))
-    if start.lower() not in _PLAIN_STARTS:
-        found.append(f"starts from changed base weights (init_lora_weights: {start})")
-    found += [what for key, what in _OTHER_KINDS.items() if config.get(key)]
-    if found:
-        raise InputError(Problem(f"the adapter {what}", _LATER, str(folder)) for what in found)
+class _Bias:
+    """Loads a bias with the changes of adapters."""
+
+    def __init__(self, bias: TensorRef, modules: Sequence[AdaptedModule]):
+        self.bias, self.modules = bias, modules
+
+    def __call__(self) -> NumpyArray:
+        made = _wide(self.bias)
+        for module in self.modules:
+            made = module.changed_bias(made)
+        return made
 
 
-def _opened(folder: Path) -> Checkpoint:
-    file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
-    if file is None:
-        raise InputError(f"{folder} has an adapter_config.json but no {_FILES[0]}", "Copy or download it again.")
-    return from_file(file, str(folder))
+def _wide(ref: TensorRef) -> NumpyArray:
+    values = ref.read()
+    return values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
 
 
-def _pairs(folder: Path, adapter: Checkpoint, model: Checkpoint) -> list[_Pair]:
-    """The factors with their targets; every tensor of the adapter is one of them."""
-    sides: dict[str, dict[str, TensorRef]] = {}
-    own: dict[str, TensorRef] = {}
-    odd: list[str] = []
-    for name, ref in adapter.items():
-        if len(ref.shape) != 2 or not ref.dtype.floating:
-            odd.append(name)
-        elif match := _PLAIN.match(name):
-            sides.setdefault(match["module"], {})[match["side"]] = ref
-        elif match := _OWN_BASE.match(name):
-            own[match["module"]] = ref
-        else:
-            odd.append(name)
-    odd += [module for module, found in sides.items() if len(found) != 2]
-    odd += [module for module in own if module not in sides]
-    if odd or not sides:
-        raise InputError(f"{folder}: not a plain LoRA of linear layers: {listing(odd)}", _LATER)
-    endings = _endings(model)
-    targets = {module: _target(module, model, endings) for module in sides}
-    lost = [module for module, target in targets.items() if target is None]
+def _notes(label: str, joined: Joined, model: Checkpoint) -> list[str]:
+    adapter = joined.adapter
+    ranks = sorted({module.rank for module in adapter.modules.values() if module.rank is not None})
+    what = f"LoRA of rank {listing(ranks)}" if ranks else listing(sorted({m.kind for m in adapter.modules.values()}))
+    notes = [f"{label}: {what} added to {len(joined.weights)} tensors"]
+    own = [name for name, change in joined.weights.items() if change.module.own]
+    if own or joined.whole:
+        notes.append(f"{label}: the adapter brings its own {listing([*own, *joined.whole])}")
+    for name in joined.whole:
+        if name not in model:
+            notes.append(f"{label}: '{name}' is in the adapter only; the configuration does not know of it")
+    return notes
+
+
+# --- which tensors it tunes --------------------------------------------------------------------------------------------
+
+
+def join_adapter(model: Checkpoint, adapter: Adapter) -> Joined:
+    """Find the tensors of a model that an adapter tunes, and check that they fit.
+
+    Raises:
+        InputError: A module is no tensor of the model, or has another shape there; all that is wrong is told.
+    """
+    names = _Names(model, adapter)
+    found = {module: names.weight(module) for module in adapter.modules}
+    where = str(adapter.path)
+    lost = [module for module, target in found.items() if target is None]
     if lost:
         raise InputError(
-            Problem(
-                f"'{module}' of the adapter is no tensor of {model.label}",
-                "The adapter was trained on another model.",
-                str(folder),
-            )
-            for module in lost
+            Problem(f"'{module}' of the adapter is no tensor of {model.label}", _OTHER_MODEL, where) for module in lost
         )
-    return [
-        _Pair(module, str(targets[module]), found["A"], found["B"], own.get(module)) for module, found in sides.items()
-    ]
+    targets = {module: str(target) for module, target in found.items()}
+    _check_fit(adapter, targets, model)
+    square = _square_transposed(adapter, targets, model)
+    weights = {target: _change(adapter.modules[m], model[target].shape, square) for m, target in targets.items()}
+    biases = {f"{target.removesuffix('.weight')}.bias": adapter.modules[m] for m, target in targets.items()}
+    tuned = {
+        name: module for name, module in biases.items() if module.bias or (module.kind == "ia3" and not module.inputs)
+    }
+    bare = [module.module for name, module in tuned.items() if name not in model and module.bias]
+    if bare:
+        raise InputError(
+            f"the adapter tunes biases of {listing(bare, 3)}, which have none in {model.label}",
+            "Such an adapter cannot be baked in: load it with peft.",
+            where,
+        )
+    tuned = {name: module for name, module in tuned.items() if name in model}
+    return Joined(adapter, weights, tuned, _whole(adapter, names, model))
 
 
-def _check_fit(folder: Path, pairs: Iterable[_Pair], model: Checkpoint) -> None:
-    problems: list[Problem] = []
-    for pair in pairs:
-        shape = model[pair.target].shape
-        fits = pair.fits(shape, False) or pair.fits(shape, True)
-        fits = fits and (pair.base is None or pair.base.shape == shape)
-        if not fits or pair.down.shape[0] != pair.up.shape[1] or not model[pair.target].dtype.floating:
-            problems.append(
-                Problem(
-                    f"'{pair.module}': B {list(pair.up.shape)} and A {list(pair.down.shape)} do not fit {list(shape)}",
-                    "The adapter was trained on another model.",
-                    str(folder),
-                )
+def _change(module: AdaptedModule, shape: tuple[int, ...], square: bool) -> Change:
+    if module.kind == "ia3":  # only a square one leaves it open, and then the vector does not show it
+        return Change(module, _ia3_transposed(module, shape, square))
+    return Change(module, not _fits(module, shape, False) or (square and _fits(module, shape, True)))
+
+
+def _ia3_transposed(module: AdaptedModule, shape: tuple[int, ...], square: bool) -> bool:
+    size = module.pieces["ia3_l"].size
+    axis = 1 if module.inputs else 0
+    return len(shape) == 2 and (shape[axis] != size or (square and shape[1 - axis] == size))
+
+
+def _whole(adapter: Adapter, names: _Names, model: Checkpoint) -> dict[str, TensorRef]:
+    whole: dict[str, TensorRef] = {}
+    for name, ref in adapter.saved.items():
+        target = names.tensor(name) or name
+        if target in model and model[target].shape != ref.shape:
+            raise InputError(
+                f"the adapter's '{name}' is {list(ref.shape)}, and {model.label} has it as {list(model[target].shape)}",
+                _OTHER_MODEL,
+                str(adapter.path),
             )
+        whole[target] = ref
+    return whole
+
+
+def _flat(shape: Sequence[int]) -> tuple[int, int]:
+    return shape[0], math.prod(shape[1:])
+
+
+def _fits(module: AdaptedModule, shape: tuple[int, ...], transposed: bool) -> bool:
+    """Whether what a module adds, or its transpose, has this shape."""
+    own = module.shape
+    if own is None:  # a vector
+        size, axis = module.pieces["ia3_l"].size, int(module.inputs)
+        return len(shape) > 1 and shape[1 - axis if transposed else axis] == size
+    if transposed:
+        return module.kind != "embedding" and len(shape) == 2 and shape == (own[1], own[0]) and math.prod(own[2:]) == 1
+    return len(shape) >= 2 and _flat(own) == _flat(shape)
+
+
+def _check_fit(adapter: Adapter, targets: Mapping[str, str], model: Checkpoint) -> None:
+    problems: list[Problem] = []
+    for name, target in targets.items():
+        module, shape = adapter.modules[name], model[target].shape
+        fits = _fits(module, shape, False) or _fits(module, shape, True)
+        fits = fits and (module.own is None or module.own.shape == shape)
+        fits = fits and (module.magnitude is None or module.magnitude.size in shape)
+        if not fits or not model[target].dtype.floating:
+            pieces = {piece: list(ref.shape) for piece, ref in module.pieces.items()}
+            pieces |= {"base_layer": list(module.own.shape)} if module.own else {}
+            shapes = " and ".join(
+                f"{piece.removeprefix('lora_')} {size}" for piece, size in sorted(pieces.items(), reverse=True)
+            )
+            problems.append(Problem(f"'{name}': {shapes} do not fit {list(shape)}", _OTHER_MODEL, str(adapter.path)))
     if problems:
         raise InputError(problems)
 
 
-def _square_transposed(pairs: Iterable[_Pair], model: Checkpoint, config: Mapping[str, Any]) -> bool:
+def _square_transposed(adapter: Adapter, targets: Mapping[str, str], model: Checkpoint) -> bool:
     """Whether square weights, whose shape does not tell, are stored (in, out) as GPT-2 does.
 
     Its oblong neighbours tell. Only without any does the adapter's `fan_in_fan_out` decide: peft writes what held for
     the module it saw last, which may have been a head stored the other way.
     """
-    oblong = [pair for pair in pairs if pair.up.shape[0] != pair.down.shape[1]]
+    matrices = [m for m in targets if len(model[targets[m]].shape) == 2 and adapter.modules[m].kind != "embedding"]
+    oblong = [m for m in matrices if len(set(model[targets[m]].shape)) == 2]
     layout = model.layout
-    inner = [pair for pair in oblong if layout.place(pair.target)] or oblong
+    inner = [m for m in oblong if layout.place(targets[m])] or oblong
     if inner:
-        return any(pair.fits(model[pair.target].shape, True) for pair in inner)
-    return bool(config.get("fan_in_fan_out"))
+        return any(not _fits(adapter.modules[m], model[targets[m]].shape, False) for m in inner)
+    return bool(adapter.config.get("fan_in_fan_out"))
 
 
-def _target(module: str, model: Checkpoint, endings: Mapping[str, Sequence[str]]) -> str | None:
-    """The tensor of a module path; checkpoints and modules may differ in a leading `model.` or `transformer.`."""
-    wanted = f"{module}.weight"
-    if wanted in model:
-        return wanted
-    found = [*endings.get(wanted, ()), *(ending for ending in _shortened(wanted) if ending in model)]
-    return found[0] if len(found) == 1 else None
+class _Names:
+    """A model's tensors by the names that adapters have for them."""
+
+    def __init__(self, model: Checkpoint, adapter: Adapter):
+        self._form = adapter.form
+        family = str((model.config or {}).get("model_type") or "")
+        self._own = {module_path(name, family): name for name in model} | {name: name for name in model}
+        self._endings = _endings(self._own)
+        self._flat: dict[str, list[str]] = {}
+        if adapter.form != "peft":
+            for name in model:
+                if name.endswith(".weight"):
+                    self._flat.setdefault(re.sub(r"[./]", "_", name.removesuffix(".weight")), []).append(name)
+
+    def weight(self, module: str) -> str | None:
+        """The weight of a module."""
+        return self.tensor(f"{module}.weight") if self._form == "peft" else self._of_file(module)
+
+    def tensor(self, wanted: str) -> str | None:
+        """A tensor; checkpoints and modules may differ in a leading `model.` or `transformer.`."""
+        if wanted in self._own:
+            return self._own[wanted]
+        found = [*self._endings.get(wanted, ()), *(ending for ending in shortened(wanted) if ending in self._own)]
+        owners = {self._own[name] for name in found}
+        return owners.pop() if len(owners) == 1 else None
+
+    def _of_file(self, module: str) -> str | None:
+        """Kohya writes every dot of a path as an underscore, which cannot be undone, but can be done to the model's names."""
+        flat = module.replace(".", "_")
+        for start, component in _COMPONENTS.items():
+            if flat.startswith(start):
+                flat = component + flat.removeprefix(start)
+        bare = flat.partition("_")[2] if flat.startswith(("unet_", "transformer_", "prior_")) else flat
+        found = self._flat.get(flat) or self._flat.get(bare) or []
+        return found[0] if len(found) == 1 else None
 
 
 def _endings(names: Iterable[str]) -> dict[str, list[str]]:
     """The names without their first words -> those names."""
     table: dict[str, list[str]] = {}
     for name in names:
-        for ending in _shortened(name):
+        for ending in shortened(name):
             table.setdefault(ending, []).append(name)
     return table
-
-
-def _shortened(name: str) -> Iterator[str]:
-    """`b.c` and `c` for `a.b.c`; of a name of a million words only the first ones are dropped."""
-    words = name.split(".", _MOST_DROPPED)
-    for i in range(1, len(words)):
-        yield ".".join(words[i:])
-
-
-def adapter_scales(file: Path, config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, float]:
-    """What B @ A of each module is multiplied with: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA.
-
-    Args:
-        file: The adapter_config.json, for messages.
-        config: What it holds; alpha may differ by module.
-        ranks: Of each module the rank of its factors.
-
-    Raises:
-        InputError: A rank is 0, an alpha is no number, or an alpha_pattern cannot be used.
-    """
-    default = config.get("lora_alpha")
-    alphas = _AlphaPattern(file, config.get("alpha_pattern"))
-    scales: dict[str, float] = {}
-    for module, rank in ranks.items():
-        if rank == 0:
-            raise InputError(f"{file.parent}: '{module}' of the adapter has rank 0", "Train it again.")
-        alpha = alphas.find(module)
-        alpha = alpha if alpha is not None else 8 if default is None else default  # 8: peft's default
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < _MOST_ALPHA:
-            raise InputError(
-                f"{file}: alpha must be a number below {_MOST_ALPHA:g}, got {alpha!r} for '{module}'", _COPY
-            )
-        scales[module] = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    return scales
-
-
-class _AlphaPattern:
-    """peft's `alpha_pattern`: keys are module suffixes or regular expressions; the first that matches counts.
-
-    Raises:
-        InputError: It is no table, or an expression in it is invalid or could take for ever to match.
-    """
-
-    def __init__(self, file: Path, table: Any):
-        if table is not None and not is_table(table):
-            raise InputError(f"{file}: alpha_pattern must be a table, got {type(table).__name__}", _COPY)
-        self._plain: dict[str, tuple[int, Any]] = {}
-        self._expressions: list[tuple[int, re.Pattern[str], Any]] = []
-        for place, (key, value) in enumerate((table or {}).items()):
-            if _PLAIN_KEY.fullmatch(key):
-                self._plain[key] = place, value
-            else:
-                self._expressions.append((place, _expression(file, key), value))
-        if len(self._expressions) > _MOST_EXPRESSIONS:
-            raise InputError(
-                f"{file}: alpha_pattern has {len(self._expressions)} regular expressions, more than {_MOST_EXPRESSIONS}",
-                "Write names of modules.",
-            )
-
-    def find(self, module: str) -> Any:
-        """The value for a module; None where there is none."""
-        found = [self._plain[name] for name in (module, *_shortened(module)) if name in self._plain]
-        if self._expressions and len(module) <= _LONGEST_MATCHED:
-            found += [(place, value) for place, key, value in self._expressions if key.match(module)]
-        return min(found, key=lambda entry: entry[0], default=(0, None))[1]
-
-
-def _expression(file: Path, key: str) -> re.Pattern[str]:
-    """A key as the expression that peft makes of it, unless matching it could take for ever."""
-    repeats, groups = len(_REPEAT.findall(_NO_CHOICE.sub("", key))), key.count("(")
-    if _REPEATED_GROUP.search(key) or repeats > _MOST_REPEATS or groups > _MOST_GROUPS or len(key) > 1000:
-        raise InputError(
-            f"{file}: matching '{key}' of alpha_pattern could take for ever",
-            f"Write names of modules, or expressions with {_MOST_REPEATS} repeats (* + ? {{}}), {_MOST_GROUPS} groups and "
-            "no repeated group at most.",
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what may mean something else in a later Python
-            re.compile(key)
-            return re.compile(rf"(.*\.)?({key})$")
-    except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"{file}: '{key}' of alpha_pattern is no regular expression ({error})", _COPY) from None

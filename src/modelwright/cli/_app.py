@@ -138,6 +138,17 @@ def merge(
         str | None,
         typer.Option("--gguf", metavar="f16 | bf16 | q8_0", help="Of GGUF files: write a single one, OUT.gguf."),
     ] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option(
+            "--rank",
+            metavar="R | energy:SHARE | error:SHARE",
+            help="Of adapters: rank of the result.  [default: the sum]",
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Of adapters: refuse a result that loses more than rounding.")
+    ] = False,
     refer_base: Annotated[
         bool, typer.Option("--refer-base", help="Of bundles: say where the base is, with its hash, and do not copy it.")
     ] = False,
@@ -145,14 +156,26 @@ def merge(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge models by a recipe, or directly.
+    """Merge models by a recipe or directly, or adapters.
 
-    mw merge RECIPE -o OUT, or mw merge A B --method ties --base X --set density=0.5 -o OUT.
+    mw merge RECIPE -o OUT, or mw merge A B --method ties --base X --set density=0.5 -o OUT. Adapters of one base are merged into an
+    adapter, by the same methods or by cat, svd, knots, lora_lego and mos.
     """
+    from modelwright.cli._adapters import are_adapters, run_merge_adapters
     from modelwright.cli._merge import job_of, run_merge, size_of
 
-    job = job_of(inputs, method, base, sets, seed, plugin, retokenize)
     options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "threads": threads, "device": device}
+    if are_adapters(inputs):
+        del options["device"]
+        run_merge_adapters(
+            inputs, out, method, base, sets, rank, seed, plugin, options, exact=exact, json=json, quiet=quiet
+        )  # fmt: skip
+        return
+    if rank is not None or exact:
+        from modelwright.errors import InputError
+
+        raise InputError("--rank and --exact are for merging adapters", "Leave them out.")
+    job = job_of(inputs, method, base, sets, seed, plugin, retokenize)
     options |= {
         "allow_nonfinite": allow_nonfinite,
         "shard_bytes": size_of(shard_size),
@@ -227,6 +250,110 @@ def evaluate(
         backend=backend, model=model, api=api, score=score, lower_is_better=lower_is_better, budget=budget,
     )  # fmt: skip
     run_eval(references, tasks, options, json=json, quiet=quiet)
+
+
+@app.command()
+def ensemble(
+    members: Annotated[
+        list[str],
+        typer.Argument(metavar="A B ..", help="Model folders, recipes, checkpoints, .onnx, .skops; each also NAME=X."),
+    ],
+    task: Annotated[str, typer.Option("--task", metavar="T", help="What it is fitted to; as for mw eval.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="The folder to make.")],
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="mean, greedy, stacking, majority_vote, ...")
+    ] = "mean",
+    sets: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method; repeatable.")
+    ] = [],  # noqa: B006
+    calibrate: Annotated[
+        str | None, typer.Option("--calibrate", metavar="NAME", help="Make confidence true: temperature, isotonic, ...")
+    ] = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Ask them in this order, each only where those before were not sure.")
+    ] = False,
+    risk: Annotated[
+        float | None,
+        typer.Option("--risk", help="With --cascade: the share of wrong answers to aim at.  [default: 0.1]"),
+    ] = None,
+    coverage: Annotated[
+        float | None, typer.Option("--coverage", help="With --cascade, instead: the share of items to answer.")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option("--width", help="With --cascade: share of items around the threshold that go on.")
+    ] = None,
+    most_cost: Annotated[
+        float | None, typer.Option("--most-cost", help="With --cascade, instead of --width: what an item may cost.")
+    ] = None,
+    unit: Annotated[
+        str, typer.Option("--unit", metavar="milliseconds | answers", help="With --cascade: how costs are counted.")
+    ] = "milliseconds",
+    split: Annotated[str, typer.Option("--split", help="Fit on validation, or on tune.")] = "validation",
+    refer: Annotated[
+        bool, typer.Option("--refer", help="Say where members are, with their hashes, and do not copy them.")
+    ] = False,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Items at a time.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, mps, xpu.")] = "cpu",
+    network: Annotated[
+        str | None, typer.Option("--network", metavar="M:F", help="Builds the nn.Module of bare checkpoints.")
+    ] = None,
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Combine the answers of several models.
+
+    Fits what combines them, on validation items and never on test, and writes a bundle that mw eval, mw compare and mw predict take
+    like a model.
+    """
+    from modelwright.cli._ensemble import run_ensemble
+
+    said = {
+        "method": method, "sets": sets, "calibrate": calibrate, "cascade": cascade, "risk": risk, "coverage": coverage,
+        "width": width, "most_cost": most_cost, "unit": unit, "split": split, "batch": batch, "device": device,
+        "network": network, "plugins": plugin,
+    }  # fmt: skip
+    how = {"refer": refer, "overwrite": overwrite, "restart": restart}
+    run_ensemble(members, task, out, said, how, json=json, quiet=quiet)
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="X.. DATA", help="Systems as for mw eval, and last the data: a task, or a file."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="A .parquet or .safetensors file of predictions.")
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="T", help="What data without labels are like: classes, columns, preprocessing."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="A,B,..", help="Instead: the classes, in the order of outputs.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Of a task: which items.")] = "test",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Items at a time.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, mps, xpu.")] = "cpu",
+    network: Annotated[
+        str | None, typer.Option("--network", metavar="M:F", help="Builds the nn.Module of bare checkpoints.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    plugin: Plugin = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write down what models say of data.
+
+    Probabilities of classes or values, one member for each model, with ids, and labels where they are known.
+    """
+    from modelwright.cli._predict import run_predict
+
+    said = {"task": task, "classes": classes, "split": split, "batch": batch, "device": device, "network": network}
+    run_predict(inputs, out, said | {"plugins": plugin}, overwrite=overwrite, json=json, quiet=quiet)
 
 
 @app.command()
@@ -328,6 +455,9 @@ def compare(
     member: Annotated[
         list[str], typer.Option("--member", metavar="SYSTEM", help="Add the ensemble of these; repeatable.")
     ] = [],  # noqa: B006
+    members: Annotated[
+        bool, typer.Option("--members", help="With --task: add the members of bundles of models, each alone.")
+    ] = False,
     space: Annotated[
         str, typer.Option("--space", metavar="probabilities | logits", help="Where the ensemble averages.")
     ] = "probabilities",
@@ -373,6 +503,10 @@ def compare(
 
     asking = {"out": out, "split": split, "limit": limit, "batch": batch, "device": device, "network": network}
     asking["plugins"] = plugin
+    if members:
+        from modelwright.cli._compare import with_members
+
+        inputs = with_members(inputs, task)
     options = Comparing(
         task,
         reference,
@@ -431,8 +565,12 @@ def diff(
 
 @app.command()
 def inspect(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder, file, Hub id, URL, adapter, model+adapter, or bundle.")
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL | ADAPTER..",
+            help="A folder, file, Hub id, URL, adapter, model+adapter, or bundle; or several adapters.",
+        ),
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor instead of layers and kinds.")] = False,
     json: Json = False,
@@ -440,11 +578,11 @@ def inspect(
     """Show what a model is and what it was made from.
 
     Parameters by layer and kind, shapes, formats, tied weights, vocabulary, licence, and the lineage that manifests tell; of
-    adapters rank, alpha, targets and norms. Reads headers, and little more.
+    adapters rank, effective rank, alpha, targets and norms, and of several what they have in common. Reads headers, and little more.
     """
     from modelwright.cli._inspect import run_inspect
 
-    run_inspect(model, tensors=tensors, json=json)
+    run_inspect(models, tensors=tensors, json=json)
 
 
 @app.command()
@@ -524,6 +662,18 @@ def extract(
     int8: Annotated[
         bool, typer.Option("--int8", help="Store task vectors in 8 bits an entry; not exact, the error is printed.")
     ] = False,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="With --rank: write a LoRA that peft loads, instead of a delta.")
+    ] = False,
+    save: Annotated[
+        list[str], typer.Option("--save", metavar="NAME", help="With --adapter: modules to store whole; repeatable.")
+    ] = [],  # noqa: B006
+    skip: Annotated[
+        list[str], typer.Option("--skip", metavar="NAME", help="With --adapter: tensors to leave out; repeatable.")
+    ] = [],  # noqa: B006
+    small: Annotated[
+        bool, typer.Option("--small/--no-small", help="With --adapter: store norms and biases that changed whole.")
+    ] = True,
     exact: Annotated[bool, typer.Option("--exact", help="Refuse what is not exact: --rank and --int8.")] = False,
     shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
@@ -535,7 +685,7 @@ def extract(
     """Store what a fine-tune changed, or write a bundle's model.
 
     With --base exact to the bit: what did not change is left out, and of the rest the smaller of changed entries and all bits is
-    stored; mw apply brings it back. With --task the model that the bundle has for that task.
+    stored; mw apply brings it back. With --adapter a LoRA of a rank. With --task the model that the bundle has for that task.
     """
     from modelwright.cli._delta import run_extract
     from modelwright.cli._merge import size_of
@@ -546,13 +696,26 @@ def extract(
 
         run_task(source, task, out, {"base": base, "rank": rank, "int8": int8 or None}, options, json=json, quiet=quiet)
         return
+    if adapter:
+        from modelwright.cli._adapters import run_extract_adapter
+
+        run_extract_adapter(
+            source, base, out, rank, options, save=save, skip=skip, small=small, exact=exact, json=json, quiet=quiet
+        )  # fmt: skip
+        return
+    if save or skip or not small:
+        from modelwright.errors import InputError
+
+        raise InputError("--save, --skip and --no-small go with --adapter", "A delta stores every tensor.")
     run_extract(source, base, out, {"rank": rank, "int8": int8}, options, exact=exact, json=json, quiet=quiet)
 
 
 @app.command()
 def apply(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the delta was made from.")],
-    delta: Annotated[str, typer.Argument(metavar="DELTA", help="What mw extract has written.")],
+    deltas: Annotated[
+        list[str], typer.Argument(metavar="DELTA | ADAPTER..", help="What mw extract has written, or adapters.")
+    ],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER | URL", help="The folder to make.")],
     exact: Annotated[bool, typer.Option("--exact", help="Refuse a delta that is not exact.")] = False,
     shard_size: ShardSize = "5GB",
@@ -562,15 +725,23 @@ def apply(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Bring back a fine-tune from its delta.
+    """Bring back a fine-tune from its delta, or bake adapters in.
 
-    Every tensor of the base is checked to be what it was, and every exact one to come out as it was.
+    With a delta every tensor of the base is checked to be what it was, and every exact one to come out as it was. What several
+    adapters add is added up.
     """
+    from modelwright.cli._adapters import are_adapters, run_apply_adapters
     from modelwright.cli._delta import run_apply
     from modelwright.cli._merge import size_of
+    from modelwright.errors import InputError
 
     options = {"shard_bytes": size_of(shard_size), "overwrite": overwrite, "restart": restart, "threads": threads}
-    run_apply(base, delta, out, options, exact=exact, json=json, quiet=quiet)
+    if are_adapters(deltas):
+        run_apply_adapters(base, deltas, out, options, json=json, quiet=quiet)
+        return
+    if len(deltas) > 1:
+        raise InputError(f"a fine-tune comes of one delta, got {len(deltas)}", "Only adapters add up.")
+    run_apply(base, deltas[0], out, options, exact=exact, json=json, quiet=quiet)
 
 
 @app.command()
@@ -618,6 +789,70 @@ def chat(
     from modelwright.cli._chat import run_chat
 
     run_chat(panel, question, budget=budget, cache=cache, transcript=transcript, replay=replay, json=json, quiet=quiet)
+
+
+@app.command()
+def serve(
+    panels: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PANEL.yml | MODEL..", help="Panels, and models or bundles that predict; each also NAME=X."
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; the default is for programs on this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Which port; 0 takes a free one.")] = 8000,
+    key_variable: Annotated[
+        str | None,
+        typer.Option(
+            "--key-variable", metavar="NAME", help="Environment variable with the key that clients must send."
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", help="Most requests answered at a time.")] = 64,
+    queue: Annotated[int, typer.Option("--queue", help="Most requests that wait; one more is refused with 429.")] = 256,
+    quorum: Annotated[
+        int | None,
+        typer.Option(
+            "--quorum", metavar="N", help="Go on with N replies when backends fail, instead of what panels say."
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="MONEY", help="Each panel spends no more while it is served.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="FILE", help="Where replies are kept, instead of the panels' files."),
+    ] = None,
+    transcript: Annotated[
+        Path | None, typer.Option("--transcript", metavar="FILE.jsonl", help="Write down all that is said.")
+    ] = None,
+    keep: Annotated[int, typer.Option("--keep", help="How many requests the page shows.")] = 200,
+    grace: Annotated[
+        float, typer.Option("--grace", metavar="SECONDS", help="What requests under way get when it is told to stop.")
+    ] = 30.0,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="T", help="With models: the task that says what inputs are like.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", metavar="A,B..", help="With models, without a task: names of their classes."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Serve ensembles of chat models as models.
+
+    Speaks OpenAI's protocol: /v1/chat/completions, /v1/models; a page of recent requests at /, Prometheus figures at /metrics.
+    """
+    from modelwright.cli._serve import Serving, run_serve
+    from modelwright.serve import Address
+
+    served = {
+        "concurrency": concurrency, "queue": queue, "quorum": quorum, "budget": budget, "transcript": transcript,
+        "keep": keep,
+    }  # fmt: skip
+    names = [] if classes is None else [name.strip() for name in classes.split(",")]
+    run_serve(panels, Serving(Address(host, port, key_variable), grace, cache, served, task, names), quiet=quiet)
 
 
 study = typer.Typer(help="Put published claims to the test.", no_args_is_help=True, rich_markup_mode=None)

@@ -13,6 +13,7 @@ from modelwright.cli._merge import Bar, say_storage, size_text, storage_json
 from modelwright.errors import InputError, printable
 
 _VERSION = 1
+_KINDS = {"weights": "a bundle of weights", "ensemble": "an ensemble", "cascade": "a cascade"}
 
 
 def show_bundle(path: str, *, json: bool) -> None:
@@ -51,14 +52,34 @@ def _facts(found: Bundle) -> list[tuple[str, str]]:
     settings = {} if weights is None else weights.parameters
     stated = sorted({licence or "not stated" for licence in about.lineage.licences.values()})
     return [
-        ("kind", f"a bundle of {about.kind}"),
-        ("method", "" if weights is None else weights.method),
+        ("kind", _KINDS[about.kind]),
+        ("method", _method(found)),
         ("parameters", ", ".join(f"{name}={value}" for name, value in settings.items())),
         ("tasks", ", ".join(found.tasks)),
+        ("fitted on", _fitted_on(found)),
         ("router", "" if weights is None else "none: the task is told"),
         ("licences", ", ".join(stated)),
         ("made by", ", ".join(f"{name} {number}" for name, number in about.lineage.versions.items())),
     ]
+
+
+def _method(found: Bundle) -> str:
+    about = found.about
+    if about.weights is not None:
+        return about.weights.method
+    said = about.ensemble
+    assert said is not None
+    if said.cascade is not None:
+        return str(said.cascade.get("fitted") or "windows")
+    names = [str(one.get("method")) for one in (said.combine, said.calibrate) if one is not None]
+    return ", then ".join(names)
+
+
+def _fitted_on(found: Bundle) -> str:
+    said = found.about.ensemble
+    if said is None or said.fitted_on is None:
+        return ""
+    return f"{said.fitted_on.items:,} {said.fitted_on.split} items of {said.fitted_on.task}"
 
 
 def run_task(

@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelwright.bundle import is_bundle, open_bundle
 from modelwright.cli._eval import Asking, evaluated
 from modelwright.errors import InputError, did_you_mean, printable
 from modelwright.evaluate import Comparison, Gate, Mean, Price, Records, Verdicts, compare, metric, tasks, with_ensemble
+from modelwright.evaluate._ensembles import FILES
 from modelwright.evaluate._lm_eval import is_log
-from modelwright.evaluate._systems import label_of
+from modelwright.evaluate._systems import label_of, labelled
 from modelwright.recipe._yaml import load
 from modelwright.report import _comparison as shown
 
@@ -65,6 +67,30 @@ class Comparing:
     level: float = 0.95
     resamples: int = 2000
     asking: Mapping[str, Any] = field(default_factory=dict)
+
+
+def with_members(inputs: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """The systems, and beside each bundle of models its members as `NAME=WHERE`, those that are not named already.
+
+    Raises:
+        InputError: There is no bundle of models, or no task.
+    """
+    if not tasks:
+        raise InputError("--members adds models, which need --task", "Give it, or leave --members out.")
+    found = list(inputs)
+    known = {label_of(text) for text in inputs}
+    for text in inputs:
+        path = Path(labelled(text)[1]).expanduser()
+        if not is_bundle(path) or (bundle := open_bundle(path)).about.ensemble is None:
+            continue
+        for name, member in bundle.about.members.items():
+            where = member.reference or str(bundle.folder(name) / FILES.get(member.format, ""))
+            if name not in known:
+                known.add(name)
+                found.append(f"{name}={where}")
+    if not any(is_bundle(Path(labelled(text)[1]).expanduser()) for text in inputs):
+        raise InputError("--members is of bundles of models, and there is none", "Leave it out, or name a bundle.")
+    return found
 
 
 def run_compare(inputs: Sequence[str], options: Comparing, *, json: bool, quiet: bool) -> None:
@@ -253,6 +279,7 @@ def _table(found: Comparison) -> Table:
     sizes = any(mean.cost.nbytes is not None for mean in found.means)
     heads += [*(["neg. flips"] if flips else []), *(["size"] if sizes else []), "ms an item"]
     heads += ["money/1,000"] if any(mean.cost.money is not None for mean in found.means) else []
+    heads += ["money/right"] if any(mean.money_per_right(found.unit) is not None for mean in found.means) else []
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for mean in found.ordered():
@@ -286,4 +313,7 @@ def _cells(found: Comparison, mean: Mean, tasks: Sequence[str], with_mean: bool,
     cells += [*([shown.size_text(mean.cost.nbytes)] if sizes else []), shown.time_text(mean.cost.seconds_per_item)]
     if any(other.cost.money is not None for other in found.means):
         cells.append("" if mean.cost.money_per_item is None else f"{1000 * mean.cost.money_per_item:.4g}")
+    if any(other.money_per_right(found.unit) is not None for other in found.means):
+        right = mean.money_per_right(found.unit)
+        cells.append("" if right is None else f"{right:.4g}")
     return cells

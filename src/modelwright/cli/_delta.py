@@ -59,6 +59,7 @@ def run_extract(
                 f"  {len(group)} tensor{'s' * (len(group) != 1)} {words}{_ranks(group)}: {size_text(stored)}{_worst(group)}",
                 highlight=False,
                 markup=False,
+                soft_wrap=True,
             )
     said = "exact: it comes back to the bit"
     if not delta.exact:

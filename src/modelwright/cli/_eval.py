@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,6 +106,9 @@ def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) 
             for one in far:
                 one.check()
             given = _with_panels(references, options, panels)
+            for one in given:
+                if not isinstance(one, str):
+                    bar.watch(one.label, one.work.spent)
             near = given and systems(given, device=options.device, network=options.network, plugins=options.plugins)
             asked = [*near, *far]
             notes: list[str] = []
@@ -306,6 +309,7 @@ class AskingBar:
         self._progress = Progress(*columns, console=console, transient=True) if shown else None
         self._lines: dict[tuple[str, str], TaskID] = {}
         self._loading: TaskID | None = None
+        self._spent: dict[str, Callable[[], str]] = {}
 
     def __enter__(self) -> AskingBar:
         (self._progress or nullcontext()).__enter__()
@@ -320,6 +324,10 @@ class AskingBar:
         if self._progress is not None:
             self._loading = self._progress.add_task(what, total=None)
 
+    def watch(self, system: str, spent: Callable[[], str]) -> None:
+        """A system's line is to say what it has spent."""
+        self._spent[system] = spent
+
     def update(self, system: str, about: str, done: int, total: int) -> None:
         """So many items of a task are answered by a system."""
         if self._progress is None:
@@ -330,4 +338,6 @@ class AskingBar:
         if (system, about) not in self._lines:
             text = escape(printable(f"{system} on {about}"))
             self._lines[system, about] = self._progress.add_task(text, total=total)
-        self._progress.update(self._lines[system, about], completed=done)
+        spent = f", {self._spent[system]()}" if system in self._spent else ""
+        text = escape(printable(f"{system} on {about}{spent}"))
+        self._progress.update(self._lines[system, about], completed=done, description=text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelwright.bundle import is_bundle
 from modelwright.cli._merge import size_text
-from modelwright.errors import printable
+from modelwright.errors import InputError, listing, printable
 from modelwright.surgery import Adapter, Group, Inspection, inspect
 from modelwright.surgery._inspect import check_folder
 
@@ -17,9 +17,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def run_inspect(model: str, *, tensors: bool, json: bool) -> None:
-    """Show what a model is."""
-    check_folder(model)
+def run_inspect(models: Sequence[str], *, tensors: bool, json: bool) -> None:
+    """Show what a model is; of several adapters, what they have in common."""
+    for model in models:
+        check_folder(model)
+    if len(models) > 1:
+        from modelwright.cli._adapters import are_adapters, show_overlaps
+
+        if not are_adapters(models):
+            raise InputError(f"{len(models)} models cannot be inspected at once", "Give one; mw diff compares models.")
+        if not json:
+            for model in models:
+                run_inspect([model], tensors=tensors, json=False)
+        show_overlaps(models, json=json)
+        return
+    model = models[0]
     if is_bundle(Path(model).expanduser()):
         from modelwright.cli._bundle import show_bundle
 
@@ -119,14 +131,18 @@ def _say_adapter(console: Console, say: Any, adapter: Adapter) -> None:
     ):  # fmt: skip
         if value not in (None, ""):
             say(f"  {name:<13} {value}")
-    table = _table("\nlayer", "\nmodules", "\nrank", "norm of\nscale B A", "\nlargest in")
+    if adapter.saved:
+        say(f"  {'whole':<13} {listing(adapter.saved, 6)}")
+    table = _table("\nlayer", "\nmodules", "\nrank", "effective\nrank", "norm of\nwhat is added", "\nlargest in")
     layers: dict[str, list[Any]] = {}
     for module in adapter.modules:
         layers.setdefault(module.layer, []).append(module)
     for layer, modules in layers.items():
         largest = max(modules, key=lambda module: module.norm)
-        ranks = sorted({module.rank for module in modules})
+        ranks = sorted({module.rank for module in modules if module.rank is not None})
+        effective = [module.effective for module in modules if module.effective is not None]
+        share = f"{sum(effective) / len(effective):.1f}" if effective else ""
         norm = sum(module.norm**2 for module in modules) ** 0.5
         where = largest.module.rpartition(".")[2]
-        table.add_row(_text(layer), str(len(modules)), ", ".join(map(str, ranks)), f"{norm:.3g}", _text(where))
+        table.add_row(_text(layer), str(len(modules)), ", ".join(map(str, ranks)), share, f"{norm:.3g}", _text(where))
     console.print(table)

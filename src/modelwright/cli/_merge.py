@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelwright.api import Job, direct_recipe, registry
-from modelwright.bundle import Storage, is_bundle, open_weights
+from modelwright.bundle import Storage, is_bundle, open_bundle, open_weights
 from modelwright.engine import Options, Result
 from modelwright.errors import InputError, printable
 from modelwright.recipe import Plan, PlannedVocabulary, override
@@ -142,6 +142,8 @@ def _render(console: Console, name: str, plan: Plan, threads: int) -> None:
     )
     if plan.vocabulary is not None:
         _render_vocabulary(console, plan.vocabulary)
+    if plan.method.parts is not None:
+        console.print("and a part for each task: mw merge makes a bundle of them", highlight=False)
     for what, values in plan.facts.items():
         console.print(f"[yellow]{what} differs[/yellow]")
         for label, value in values.items():
@@ -216,7 +218,10 @@ def run_merge(
 
 def _storage(out: str | Path) -> Storage | None:
     """What a bundle takes to keep; None of a model."""
-    return open_weights(out).storage if isinstance(out, Path) and is_bundle(out) else None
+    if not isinstance(out, Path) or not is_bundle(out):
+        return None
+    found = open_bundle(out)
+    return None if found.about.weights is None else open_weights(found).storage
 
 
 def say_storage(console: Console, out: str | Path) -> None:

@@ -19,7 +19,13 @@ KINDS = ("merging", "ensembling", "calibration")
 
 def show_methods(name: str | None, plugins: Sequence[Path], kind: str | None, *, json: bool, cite: bool) -> None:
     """List methods, or show one."""
-    chosen = _chosen(registry(plugins), name, kind)
+    known = registry(plugins)
+    if name and name not in {*known, *COMBINERS, *CALIBRATORS}:
+        from modelwright.cli._adapters import show_adapter_method
+
+        if show_adapter_method(name, json=json, cite=cite):
+            return
+    chosen = _chosen(known, name, kind)
     if cite:
         print("\n\n".join(dict.fromkeys(method.cite for method in chosen if method.cite)))  # noqa: T201
     elif json:
@@ -28,6 +34,8 @@ def show_methods(name: str | None, plugins: Sequence[Path], kind: str | None, *,
         _render(Console(), chosen[0])
     else:
         _list(Console(), chosen)
+        if kind in (None, "merging"):
+            Console().print("\nof adapters alone: cat, svd, knots, lora_lego, mos", style="dim", highlight=False)
 
 
 def _chosen(merging: Registry, name: str | None, kind: str | None) -> list[Method | OutputMethod]:

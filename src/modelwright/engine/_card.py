@@ -335,4 +335,14 @@ def _recipe(manifest: Mapping[str, Any]) -> list[str]:
     fence = "```"
     while fence in text:
         fence += "`"
-    return ["## Recipe", "", f"{fence}yaml", text, fence]
+    lines = ["## Recipe", "", f"{fence}yaml", text, fence]
+    origin: Any = manifest.get("origin")
+    if is_table(origin):
+        told = [
+            f"{key} {_code(value if isinstance(value, str) else json.dumps(value))}"
+            for key, value in origin.items()
+            if key != "command"
+        ]
+        command = _code(f"mw {origin['command']}")
+        lines += ["", f"Its model is what {command} makes of {', '.join(told)}."]
+    return lines

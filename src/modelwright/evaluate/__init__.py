@@ -11,8 +11,9 @@ from modelwright.evaluate._causal import CausalPredictor as CausalPredictor
 from modelwright.evaluate._compare import compare as compare
 from modelwright.evaluate._comparison import Answer as Answer, Comparison as Comparison, Mean as Mean, Row as Row
 from modelwright.evaluate._ensemble import with_ensemble as with_ensemble
+from modelwright.evaluate._ensembles import Ensemble as Ensemble
 from modelwright.evaluate._evaluations import evaluations as evaluations
-from modelwright.evaluate._front import eval as eval
+from modelwright.evaluate._front import ensemble as ensemble, eval as eval, open as open
 from modelwright.evaluate._gate import Check as Check, Gate as Gate, Verdicts as Verdicts
 from modelwright.evaluate._items import SPLITS as SPLITS, Items as Items, Split as Split, Splits as Splits
 from modelwright.evaluate._kinds import (
@@ -39,6 +40,7 @@ from modelwright.evaluate._lm_eval import (
     records_of_lm_eval as records_of_lm_eval,
 )
 from modelwright.evaluate._metrics import METRICS as METRICS, Metric as Metric, Whole as Whole, metric as metric
+from modelwright.evaluate._predict import predict as predict
 from modelwright.evaluate._predictor import (
     EstimatorPredictor as EstimatorPredictor,
     FunctionPredictor as FunctionPredictor,
@@ -55,6 +57,7 @@ from modelwright.evaluate._records import Head as Head, Part as Part, Records as
 from modelwright.evaluate._run import Plan as Plan, run as run
 from modelwright.evaluate._score import Score as Score, run_score as run_score
 from modelwright.evaluate._server import Api as Api, ServerPredictor as ServerPredictor
+from modelwright.evaluate._single_files import OnnxPredictor as OnnxPredictor
 from modelwright.evaluate._soup import (
     Scorer as Scorer,
     Soup as Soup,
@@ -69,6 +72,7 @@ from modelwright.evaluate._task import (
     Scored as Scored,
     Task as Task,
 )
+from modelwright.evaluate._together import EnsemblePredictor as EnsemblePredictor
 from modelwright.evaluate._weights import Weights as Weights, load_strictly as load_strictly
 from modelwright.evaluate.sources import (
     KINDS as KINDS,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -249,8 +250,10 @@ class CausalPredictor(Predictor):
         return before, self._bare(text)
 
     def _lead(self, context: Sequence[int]) -> list[int]:
-        """What is read before the context: the start token, where there is one."""
-        return self._prefix if context else self._first
+        """What is read before the context: the start token, where there is one and the context has it not itself."""
+        if not context:
+            return self._first
+        return [] if list(context[: len(self._prefix)]) == self._prefix else self._prefix
 
     def _job(self, context: list[int], target: list[int], owner: int, length: int) -> _Job:
         """Predict `target` from as much of the context's end as fits into `length` tokens."""
@@ -323,7 +326,11 @@ class CausalPredictor(Predictor):
     # Generation
 
     def texts(
-        self, prompts: Sequence[str | Conversation], sampling: Sampling, seeds: Sequence[int] | None = None
+        self,
+        prompts: Sequence[str | Conversation],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+        watch: Callable[[int, str], None] | None = None,
     ) -> Sequence[Generated]:
         """Texts that follow the prompts, in their order.
 
@@ -331,6 +338,7 @@ class CausalPredictor(Predictor):
             prompts: Texts; or conversations, lists of `{"role": .., "content": ..}` for the tokenizer's chat template.
             sampling: How.
             seeds: For each prompt a seed of its own, instead of the sampling's.
+            watch: Told a prompt's position and its text so far, after each token.
 
         Raises:
             InputError: `max_tokens` leaves no room for a prompt, or the tokenizer refuses a conversation.
@@ -346,7 +354,9 @@ class CausalPredictor(Predictor):
         order = sorted(range(len(prompts)), key=lambda i: -len(reads[i]))
         for batch in self._prompt_batches(order, reads, sampling.max_tokens):
             own = None if seeds is None else [seeds[i] for i in batch]
-            written = _Writing(self, [reads[i] for i in batch], [str(prompts[i]) for i in batch], sampling, own).run()
+            told = None if watch is None else [partial(watch, i) for i in batch]
+            texts = [str(prompts[i]) for i in batch]
+            written = _Writing(self, [reads[i] for i in batch], texts, sampling, own, told).run()
             for i, answer in zip(batch, written, strict=True):
                 found[i] = answer
         return [answer for answer in found if answer is not None]
@@ -354,7 +364,7 @@ class CausalPredictor(Predictor):
     def _prompt(self, prompt: str | Conversation, room: int) -> list[int]:
         if self.chat or not isinstance(prompt, str):
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-            ids, lead = self._bare(self._in_template(messages)), []  # the template has the start token itself
+            ids, lead = self._bare(self.in_template(messages)), []  # the template has the start token itself
         else:
             ids = self._bare(prompt)
             lead = self._lead(ids)
@@ -364,7 +374,12 @@ class CausalPredictor(Predictor):
         self._counts["cut"] += len(ids) > kept
         return [*lead[:room], *ids[-kept:]][-room:]
 
-    def _in_template(self, messages: list[Any]) -> str:
+    def in_template(self, messages: list[Any]) -> str:
+        """A conversation as the text that the model continues.
+
+        Raises:
+            InputError: There is no template, or it refuses the conversation.
+        """
         if not getattr(self.tokenizer, "chat_template", None):
             raise InputError(f"'{self.label}' has no chat template", "It continues texts: give its tokenizer one.")
         from jinja2 import TemplateError
@@ -397,10 +412,11 @@ class _Writing:
         prompts: list[str],
         sampling: Sampling,
         seeds: Sequence[int] | None = None,
+        told: Sequence[Callable[[str], None]] | None = None,
     ):
         import torch
 
-        self._model, self._prompts, self._sampling = model, prompts, sampling
+        self._model, self._prompts, self._sampling, self._told = model, prompts, sampling, told
         self._reads = reads
         self._written: list[list[int]] = [[] for _ in reads]
         self._texts: list[str | None] = [None] * len(reads)
@@ -456,6 +472,8 @@ class _Writing:
             else:
                 written.append(tokens[row])
                 self._stop(row)
+                if self._told and self._texts[row] is None:
+                    self._told[row](self._decoded(written))
         return tokens
 
     def _next(self, logits: Any, row: int) -> int:

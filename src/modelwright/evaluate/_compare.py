@@ -19,6 +19,7 @@ from modelwright.evaluate._comparison import Against, Comparison, Mean, Row
 from modelwright.evaluate._front import eval
 from modelwright.evaluate._judged import Judged, JudgedTask
 from modelwright.evaluate._kinds import Cost, Price, SystemKind, cost_of, experts_of, kinds_of
+from modelwright.evaluate._metrics import metric
 from modelwright.evaluate._records import Part, Records
 from modelwright.evaluate._statistics import Interval, IntervalKind, Sampled, holm, pareto
 from modelwright.predictions.measures import DEFAULT, Convention, Flips, negative_flips
@@ -196,7 +197,9 @@ def _flips(task: JudgedTask, reference: str, system: str) -> Flips | None:
 
 def _calibration(part: Part, convention: Convention) -> Calibration | None:
     """None where there is nothing to calibrate; a gate that asks for it refuses instead."""
-    if part.metric.asks != "probabilities" or part.table["confidence"].null_count:
+    if part.metric.asks not in ("probabilities", "texts") or part.table["confidence"].null_count:
+        return None
+    if part.metric.asks == "texts" and not np.isin(part.column("score"), (0, 1)).all():
         return None
     if convention.of == "classwise" and (part.probabilities is None or not part.head.classes):
         return None
@@ -257,6 +260,22 @@ def _shared(records: Records, task: str) -> Mapping[str, int]:
     return {name: n for name, n in said.items() if isinstance(n, int)} if isinstance(said, Mapping) else {}
 
 
+def _members(records: Records, rows: Sequence[Row], system: str) -> str:
+    """Mean member, best member and ensemble side by side, on the first task; empty where members did not answer it."""
+    own = next(row for row in rows if row.system == system)
+    said = records.part(own.task, system).head.made.get("members", ())
+    figures = {row.system: row.figure.value for row in rows if row.task == own.task and row.system in said}
+    if len(figures) < 2 or len(figures) < len(said):
+        return ""
+    unit = metric(own.metric)
+    best = (max if unit.higher_is_better else min)(figures, key=lambda name: figures[name])
+    scale, sign = (100, " %") if unit.bounded else (1, "")
+    shown = [
+        f"{scale * value:.4g}{sign}" for value in (own.figure.value, np.mean(list(figures.values())), figures[best])
+    ]
+    return f"'{system}' on '{own.task}': {shown[0]}; its {len(figures)} members {shown[1]} on average, the best of them, '{best}', {shown[2]}."
+
+
 def _notes(
     judged: Judged,
     records: Records,
@@ -281,7 +300,12 @@ def _notes(
             f"There are {len(merges)} merges: the best of them on these items looks better than it is, unless it was "
             "chosen on others."
         )
-    unknown = [system for system, kind in kinds.items() if kind == "other"]
+    notes += [note for system in kinds if (note := _members(records, rows, system))]
+    told = [p.head.system for p in records if p.head.made.get("told_task")]
+    if told:
+        names = listing([f"'{name}'" for name in dict.fromkeys(told)])
+        notes.append(f"Told the task of each item, which one model for all tasks is not: {names}.")
+    unknown = [system for system, kind in kinds.items() if kind == "other" and system not in told]
     if unknown:
         notes.append(f"Neither single, merge, ensemble nor base, as far as the records say: {listing(unknown, 4)}.")
     partial = [system for system in kinds if not judged.complete(system)]

@@ -87,6 +87,17 @@ class Mean:
         """The figure that systems are compared by."""
         return self.figure or self.normalised
 
+    def money_per_right(self, unit: Metric | None) -> float | None:
+        """What a right answer costs; None where that is unknown, or where answers are not right or wrong.
+
+        Args:
+            unit: The metric that the figure is of, if that is one.
+        """
+        money, figure = self.cost.money_per_item, self.figure
+        if money is None or figure is None or unit is None or not unit.flips or figure.value <= 0:
+            return None
+        return money / figure.value
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -199,8 +210,8 @@ class Comparison:
             "calibration": str(self.convention),
             "tasks": list(self.tasks),
             "experts": dict(self.experts),
-            "systems": [_mean_json(mean) for mean in self.means],
-            "rows": self.as_rows(),
+            "systems": [_mean_json(mean, self.unit) for mean in self.means],
+            "rows": [{**_flat(row), **_curves(row)} for row in self.rows],
             "notes": list(self.notes),
         }
 
@@ -244,9 +255,21 @@ def _flat(row: Row) -> dict[str, Any]:
         "negative_flip_rate": None if flips is None else flips.rate,
         "negative_flip_rate_of_right": None if flips is None else flips.rate_of_right,
         "calibration_error": None if known is None else known.error,
+        "aurc": None if known is None else known.aurc,
         "brier": None if known is None else known.brier,
         "nll": None if known is None else known.nll,
         **_cost_json(row.cost),
+    }
+
+
+def _curves(row: Row) -> dict[str, Any]:
+    """What is no single number of a row."""
+    known = row.calibration
+    if known is None:
+        return {}
+    return {
+        "reliability": [asdict(line) for line in known.bins],
+        "risk_coverage": [list(point) for point in known.risk],
     }
 
 
@@ -256,7 +279,7 @@ def _cost_json(cost: Cost) -> dict[str, Any]:
     return found
 
 
-def _mean_json(mean: Mean) -> dict[str, Any]:
+def _mean_json(mean: Mean, unit: Metric | None) -> dict[str, Any]:
     return {
         "system": mean.system,
         "kind": mean.kind,
@@ -267,4 +290,5 @@ def _mean_json(mean: Mean) -> dict[str, Any]:
         "p_adjusted": _number(mean.p_adjusted),
         "pareto": list(mean.front),
         **_cost_json(mean.cost),
+        "money_per_right": _number(mean.money_per_right(unit)),
     }

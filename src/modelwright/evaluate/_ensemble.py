@@ -89,10 +89,10 @@ def _together(parts: Sequence[Part], label: str, space: Space) -> Part:
         "confidence": probabilities.max(axis=1),
         "probabilities": list(probabilities),
     }
-    for name in ("seconds", "calls", "tokens_in", "tokens_out"):
+    for name in ("seconds", "money", "calls", "tokens_in", "tokens_out"):
         values = np.sum([part.column(name).astype(np.float64) for part in parts], axis=0)
-        columns[name] = values if name == "seconds" else values.astype(object)
-        if name != "seconds":
+        columns[name] = values
+        if name not in ("seconds", "money"):
             columns[name] = [None if np.isnan(value) else int(value) for value in values]
     table = first.table
     for i, column in enumerate(schema()):

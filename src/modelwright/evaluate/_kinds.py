@@ -108,7 +108,7 @@ class Cost:
         tokens_out: Tokens generated.
         parameters: Numbers in its weights.
         nbytes: Bytes of its weights.
-        money: By the table of prices.
+        money: By the table of prices, else by what the system said itself.
     """
 
     items: int
@@ -153,7 +153,8 @@ def _most(first: int | None, second: int | None) -> int | None:
 def cost_of(part: Part, records: Records, prices: Mapping[str, Price] | None = None) -> Cost:
     """The cost of one system's records on a task.
 
-    An ensemble that was made of other systems' records costs what its members cost, each at its own price.
+    An ensemble that was made of other systems' records costs what its members cost, each at its own price. Where no price
+    is given, it is what the system said itself, as panels of chat models do.
     """
 
     def total(name: str) -> float | None:
@@ -181,7 +182,8 @@ def _money(part: Part, records: Records, prices: Mapping[str, Price]) -> float |
     if price is None:
         members = [m for m in part.head.made.get("members", ()) if m in records.systems]
         if not members or len(members) < len(part.head.made["members"]):
-            return None
+            told = part.column("money").astype(np.float64)
+            return None if np.isnan(told).any() else float(told.sum())
         each = [_money(records.part(part.head.task, member), records, prices) for member in members]
         return None if None in each else sum(value for value in each if value is not None)
     used = {

@@ -347,6 +347,8 @@ class Generation(Task):
             calls=np.array([f.calls for f in found]),
             tokens_in=np.array([f.tokens_in for f in found]),
             tokens_out=np.array([f.tokens_out for f in found]),
+            money=_all_known([f.money for f in found]),
+            confidences=_all_known([f.confidence for f in found]),
         )
 
     def answer(self, text: str) -> str:
@@ -372,6 +374,11 @@ class Generation(Task):
                 [max(judge(a, t) for t in accepted) for a, accepted in zip(answers, targets, strict=True)]
             )
         return self.metric.of_texts
+
+
+def _all_known(values: Sequence[float | None]) -> np.ndarray | None:
+    known = [value for value in values if value is not None]
+    return np.array(known, dtype=np.float64) if len(known) == len(values) else None
 
 
 def _accepted(target: Any) -> tuple[Any, ...]:

@@ -97,6 +97,8 @@ class Generated:
         tokens_in: Tokens read.
         tokens_out: Tokens written.
         calls: How often the system was asked.
+        money: What it cost, where the system knows its prices.
+        confidence: How probably the answer is right, in [0, 1], where the system says.
         logprobs: Log-probabilities of the tokens in nats, the one that ended it among them; None where they are unknown.
         cut: Whether it ended only because max_tokens was reached.
     """
@@ -105,6 +107,8 @@ class Generated:
     tokens_in: int = 0
     tokens_out: int = 0
     calls: int = 1
+    money: float | None = field(default=None, kw_only=True)
+    confidence: float | None = field(default=None, kw_only=True)
     logprobs: tuple[float, ...] | None = field(default=None, compare=False)
     cut: bool = field(default=False, compare=False)
 

@@ -100,6 +100,7 @@ def schema(head: Head | None = None) -> Any:
         pa.field("calls", pa.int64()),
         pa.field("tokens_in", pa.int64()),
         pa.field("tokens_out", pa.int64()),
+        pa.field("money", pa.float64()),
         pa.field("slices", pa.map_(pa.string(), pa.string())),
     ]
     meta = None
@@ -130,6 +131,7 @@ def table_of(head: Head, items: Items, scored: Scored, seconds: float | None) ->
         "calls": whole(scored.calls),
         "tokens_in": whole(scored.tokens_in),
         "tokens_out": whole(scored.tokens_out),
+        "money": None if seconds is None or scored.money is None else np.asarray(scored.money, np.float64),
         "slices": _maps(items.slices, n),
     }
     form = schema(head)
@@ -402,6 +404,8 @@ def checked_part(table: Any, where: str) -> Part:
     pa = needs("pyarrow", "evaluation")
     head = _read_head(table.schema.metadata or {}, where)
     form = schema(head)
+    if "money" not in table.column_names:  # written before systems could tell
+        table = table.append_column(form.field("money"), pa.nulls(table.num_rows, pa.float64()))
     try:
         table = table.select(form.names).cast(form)
         table.validate(full=True)

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import xxhash
 
 from modelwright.api import Job, bundle_at, open as open_any, open_model as open_checkpoint, registry
-from modelwright.bundle import WeightBundle
+from modelwright.bundle import WeightBundle, open_bundle
 from modelwright.checkpoint import Checkpoint
 from modelwright.errors import InputError, listing
 from modelwright.evaluate import _named
 from modelwright.evaluate._bundles import TaskwisePredictor
 from modelwright.evaluate._causal import causal_head
+from modelwright.evaluate._ensembles import open_ensemble
 from modelwright.evaluate._heads import image_head, text_head
 from modelwright.evaluate._predictor import (
     EstimatorPredictor,
@@ -28,6 +30,7 @@ from modelwright.evaluate._predictor import (
     needs,
     predictor,
 )
+from modelwright.evaluate._single_files import SINGLE_FILES
 from modelwright.evaluate._timm import is_timm, timm_head
 from modelwright.evaluate._weights import Weights, load_strictly
 from modelwright.predictions import source_hash
@@ -156,6 +159,9 @@ def _of_text(text: str, label: str | None, context: _Context) -> Predictor:
             "Give a folder, a recipe file, a checkpoint with --network, module:function or file.py:function, each also as "
             "LABEL=..; models on the Hub have to be downloaded first.",
         )
+    if path.suffix in SINGLE_FILES:
+        start = time.perf_counter()
+        return _told(SINGLE_FILES[path.suffix](path, label or path.stem, context.device), "single", text, start)
     if path.suffix in _RECIPES:
         return _of_recipe(path, label or path.stem, context)
     checkpoint = open_checkpoint(path)
@@ -168,9 +174,24 @@ def _of_text(text: str, label: str | None, context: _Context) -> Predictor:
 
 
 def _of_bundle(text: str, label: str | None, context: _Context) -> Predictor:
-    found = open_any(text)
     name = label or Path(text).expanduser().resolve().name
+    place = bundle_at(text, None)
+    assert place is not None
+    if place[1] is None and (bundle := open_bundle(place[0])).about.weights is None:
+        start = time.perf_counter()
+        made = open_ensemble(
+            bundle, name, partial(_of_member, context), context.device, network=context.network is not None
+        )
+        return _told(made, "ensemble", text, start)
+    found = open_any(text)
     return _of_weights(found, name, context) if isinstance(found, WeightBundle) else _of_task(found, name, context)
+
+
+def _of_member(context: _Context, model: Checkpoint, label: str) -> Predictor:
+    """A member of an ensemble."""
+    _import(model, context)
+    folder = model.path if model.path is not None and model.path.is_dir() else None
+    return _of_checkpoint(Weights(label, model, folder, context.device), context)
 
 
 def _of_weights(bundle: WeightBundle, label: str, context: _Context) -> Predictor:

@@ -35,6 +35,7 @@ class Scored:
         calls: How often the system was asked about an item; None where unknown.
         tokens_in: Tokens read about an item; None where unknown.
         tokens_out: Tokens generated; None where unknown.
+        money: What it cost, float64 (n,); None where the system does not know its prices.
     """
 
     answers: Sequence[str]
@@ -46,6 +47,7 @@ class Scored:
     calls: np.ndarray | int | None = 1
     tokens_in: np.ndarray | int | None = 0
     tokens_out: np.ndarray | int | None = 0
+    money: np.ndarray | None = None
 
     @property
     def table(self) -> np.ndarray | None:

@@ -102,7 +102,11 @@ class Gate:
         Raises:
             InputError: It is something else, of another version, or arrays are missing or do not fit.
         """
-        read = json.loads(data) if isinstance(data, str) else dict(data)
+        try:
+            said = json.loads(data) if isinstance(data, str) else data
+        except ValueError as error:
+            raise InputError(f"a gate must be JSON: {error}") from None
+        read = dict(said) if isinstance(said, Mapping) else {}
         if read.get("version") != VERSION or not {"members", "classes", "features"} <= set(read):
             raise InputError(f"a gate must have version {VERSION}, members, classes and features, got {sorted(read)}")
         gate = Gate(

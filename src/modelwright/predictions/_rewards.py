@@ -156,12 +156,12 @@ def best_of_n_curve(proxy: Any, values: Any, ns: Sequence[int]) -> np.ndarray:
         raise InputError("rewards must be finite")
     count = proxy.shape[-1]
     for n in ns:
-        if not 1 <= n <= count:
-            raise InputError(f"n must be in [1, {count}], the number of candidates, got {n}")
+        if n != int(n) or not 1 <= n <= count:
+            raise InputError(f"n must be a whole number in [1, {count}], the number of candidates, got {n}")
     # ascending, and of equal rewards the first one last: it is the one that best-of-n takes
     order = count - 1 - np.argsort(proxy[..., ::-1], axis=-1, kind="stable")
     ranked = np.take_along_axis(values, order, axis=-1)
-    chances = np.array([[math.comb(i, n - 1) / math.comb(count, n) for i in range(count)] for n in ns])
+    chances = np.array([[math.comb(i, n - 1) / math.comb(count, n) for i in range(count)] for n in map(int, ns)])
     return np.moveaxis(ranked @ chances.T, -1, 0)
 
 

@@ -71,6 +71,7 @@ class Context:
     untied: bool = False
     vocabulary: PlannedVocabulary | None = None
     tokenizer: Tokenizer | None = None  # the output's, where it is no model's as it is
+    prints: list[str | None] = field(default_factory=list[str | None])  # of each model's tokenizer, once asked for
     told: Tokenizer | None = None  # the donor's, where the output has another model's
     problems: list[Problem] = field(default_factory=list[Problem])
     notes: dict[str, None] = field(default_factory=dict[str, None])

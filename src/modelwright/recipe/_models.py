@@ -87,6 +87,14 @@ def open_models(context: Context, opener: Opener) -> None:
             failed.add(reference)
             context.wrong(f"'{reference}' holds no tensors", path=path)
             continue
+        if model.path is not None and any(".lora_A." in name or ".lora_down." in name for name in model):
+            failed.add(reference)  # factors added up apart would be the sum of nothing
+            context.wrong(
+                f"'{reference}' is an adapter, not a model",
+                f"Write MODEL+{reference}; adapters alone are merged by mw merge A B --method NAME, without a recipe.",
+                path,
+            )
+            continue
         twin = _twin(context, reference, model)
         if twin is not None:
             context.labels[reference] = twin

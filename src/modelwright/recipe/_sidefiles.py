@@ -16,7 +16,7 @@ from modelwright.checkpoint import Checkpoint, Part, read_json
 from modelwright.errors import InputError, listing
 from modelwright.recipe._context import Context
 from modelwright.recipe._plan import SideFile
-from modelwright.recipe._tokenizers import chosen_template, fingerprint, own_template, tokenizer_donor
+from modelwright.recipe._tokenizers import chosen_template, fingerprints, own_template, tokenizer_donor
 from modelwright.recipe._vocabulary import note_template, settle_config
 from modelwright.vocabulary import TOKENIZER_FILES
 
@@ -68,7 +68,7 @@ def _settle_tokenizer(context: Context, files: dict[str, SideFile]) -> None:
     if made is not None:
         for name in [name for name in files if _SLOW.match(name)]:
             del files[name]
-        files["tokenizer.json"] = SideFile("tokenizer.json", text=made.text())
+        files["tokenizer.json"] = SideFile("tokenizer.json", text=made.text)
         settings = _table_of(files.get("tokenizer_config.json"))
         if is_table(settings.get("added_tokens_decoder")):
             flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
@@ -249,9 +249,9 @@ def licence(model: Checkpoint) -> str | None:
 def _facts(context: Context) -> dict[str, dict[str, str]]:
     """Licence, tokenizer and chat template of each model, where they are not all the same."""
     table: dict[str, dict[str, str]] = {"licence": {}, "tokenizer": {}, "chat template": {}}
-    for model in context.models:
+    for model, vocabulary in zip(context.models, fingerprints(context), strict=True):
         table["licence"][model.label] = licence(model) or "not stated"
-        table["tokenizer"][model.label] = fingerprint(model) or "none"
+        table["tokenizer"][model.label] = vocabulary or "none"
         template = own_template(model)
         table["chat template"][model.label] = (
             f"{len(template)} characters: {template.strip()[:40]!r}" if template else "none"

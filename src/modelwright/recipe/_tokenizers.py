@@ -32,6 +32,13 @@ def fingerprint(model: Checkpoint) -> str | None:
     return hashlib.sha256(b"".join(found)).hexdigest()[:12] if found else None
 
 
+def fingerprints(context: Context) -> list[str | None]:
+    """Those of all models, found once: of large vocabularies each takes a second."""
+    if not context.prints:
+        context.prints = [fingerprint(model) for model in context.models]
+    return context.prints
+
+
 def vocabulary_size(model: Checkpoint) -> int | None:
     """How many tokens a model's tokenizer has, by its highest number, added ones included; None where that is not to be had."""
     table = _table(model, "tokenizer.json")

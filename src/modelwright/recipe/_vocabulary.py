@@ -14,7 +14,7 @@ from modelwright.checkpoint import Checkpoint, TensorRef
 from modelwright.errors import InputError, MissingExtraError, RunError, did_you_mean, listing
 from modelwright.recipe._context import Context
 from modelwright.recipe._plan import Plan, PlannedVocabulary
-from modelwright.recipe._tokenizers import fingerprint, own_template, tokenizer_donor
+from modelwright.recipe._tokenizers import fingerprints, own_template, tokenizer_donor
 from modelwright.recipe._yaml import Path
 from modelwright.vocabulary import (
     PROBES,
@@ -55,7 +55,7 @@ def bring_together(context: Context, donor: int) -> None:
         context.wrong(f"tokenizer source '{asked}' is not base, union or a model of this recipe", path=path)
     if asked == "base" and recipe.base_model is None:
         context.wrong("tokenizer source base needs base_model", path=path)
-    prints = [fingerprint(model) for model in context.models]
+    prints = fingerprints(context)
     sizes = [vocabulary_rows(_shapes(context, i), model.config) for i, model in enumerate(context.models)]
     changes = recipe.tokenizer is not None and bool(recipe.tokenizer.tokens or recipe.tokenizer.pad_to_multiple_of)
     if context.problems or (len(set(prints)) == 1 and len(set(sizes)) == 1 and not (changes and prints[0])):
@@ -80,7 +80,7 @@ def bring_together(context: Context, donor: int) -> None:
 
 def _leave_alone(context: Context, donor: int) -> None:
     """Nothing is said of tokenizers: rows meet by their numbers, which is right only where these stand for the same strings."""
-    prints = {fingerprint(model) for model in context.models} - {None}
+    prints = set(fingerprints(context)) - {None}
     if len(prints) < 2:
         return
     mine = _readable(context.models[donor])
@@ -156,7 +156,7 @@ def _settle(context: Context, donor: int, asked: str, path: Path, sizes: Sequenc
     if source != donor:
         context.told = tokenizers[donor]
     context.vocabulary = PlannedVocabulary(
-        asked, len(out.tokens), rows, counts, table, changed, tuple(dict.fromkeys(findings)), out.text()
+        asked, len(out.tokens), rows, counts, table, changed, tuple(dict.fromkeys(findings)), out.text
     )
 
 

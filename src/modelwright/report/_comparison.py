@@ -10,7 +10,7 @@ from modelwright.evaluate import Comparison, Interval, Mean, Row as Compared, Sy
 from modelwright.report._html import Html
 from modelwright.report._numbers import interval, minus, percent, quantity, signed
 from modelwright.report._page import answer, bullets, note, page, section
-from modelwright.report._plots import Estimate, Point, forest, tradeoff
+from modelwright.report._plots import Estimate, Line, Point, forest, lines, tradeoff
 from modelwright.report._table import Cell, Group, Row, table
 
 #: Headings of the kinds.
@@ -21,6 +21,10 @@ GROUPS: dict[SystemKind, str] = {
     "ensemble": "Ensembles",
     "other": "Others",
 }
+
+
+#: Curves of so many tasks and systems are shown.
+_MOST_TASKS, _MOST_SYSTEMS = 3, 8
 
 
 def comparison(found: Comparison, title: str = "Best single, merge, or ensemble?") -> str:
@@ -37,6 +41,7 @@ def comparison(found: Comparison, title: str = "Best single, merge, or ensemble?
     sections = [
         section("What came out", answer(found.answer.sentence), _figures(found), note(_legend(found)), *_forest(found)),
         *_costs(found),
+        *_confidence(found),
         *_details(found),
         section("How far these numbers carry", bullets(found.notes)),
     ]
@@ -171,10 +176,11 @@ def _costs(found: Comparison) -> list[Html]:
     def line(mean: Mean) -> Row:
         cost = mean.cost
         money = "" if cost.money_per_item is None else f"{1000 * cost.money_per_item:.4g}"
+        right = mean.money_per_right(found.unit)
         cells: list[str | Cell] = [
             "" if cost.parameters is None else quantity(cost.parameters), size_text(cost.nbytes), time_text(cost.seconds_per_item),
             "" if cost.calls is None else f"{cost.calls / cost.items:.3g}",
-            *([f"{cost.tokens_in or 0:,} + {cost.tokens_out or 0:,}"] if tokens else []), *([money] if priced else []), ", ".join(mean.front),
+            *([f"{cost.tokens_in or 0:,} + {cost.tokens_out or 0:,}"] if tokens else []), *([money, "" if right is None else f"{right:.4g}"] if priced else []), ", ".join(mean.front),
         ]  # fmt: skip
         return Row(mean.system, cells)
 
@@ -188,7 +194,7 @@ def _costs(found: Comparison) -> list[Html]:
         "calls an item",
         *(["tokens in + out"] if tokens else []),
     ]
-    columns += [*(["money for 1,000 items"] if priced else []), "Pareto front"]
+    columns += [*(["money for 1,000 items", "for a right answer"] if priced else []), "Pareto front"]
     rows = _grouped(found, ((mean, line(mean)) for mean in found.ordered()))
     text = note("Pareto front: where no other system is at least as good and as cheap, and better in one of the two.")
     return [
@@ -230,12 +236,47 @@ def _tradeoff(found: Comparison, priced: bool) -> list[Html]:
     return []
 
 
+def _confidence(found: Comparison) -> list[Html]:
+    """Whether confidence can be believed, and what answering only the surest items would bring; of the first few tasks."""
+    shown: list[Html] = []
+    for task in found.tasks[:_MOST_TASKS]:
+        rows = [row for row in found.rows if row.task == task and row.calibration is not None and row.calibration.bins]
+        rows = sorted(rows, key=lambda row: [mean.system for mean in found.ordered()].index(row.system))[:_MOST_SYSTEMS]
+        known = [(row.system, row.calibration) for row in rows if row.calibration is not None]
+        if not known:
+            continue
+        bins = [
+            Line(name, [100 * b.confidence for b in c.bins], [100 * b.accuracy for b in c.bins]) for name, c in known
+        ]
+        risks = [Line(name, [100 * x for x, _ in c.risk], [100 * y for _, y in c.risk]) for name, c in known]
+        shown += [
+            lines(
+                [*bins, Line("as it should be", [0, 100], [0, 100])], label=f"Reliability on {task}: accuracy against confidence",
+                xlabel=f"confidence, %: {task}", ylabel="right answers, %",
+            ),
+            lines(
+                risks, label=f"Risk against coverage on {task}", xlabel=f"share of items answered, surest first, %: {task}",
+                ylabel="wrong answers among these, %", marks=False,
+            ),
+        ]  # fmt: skip
+    if not shown:
+        return []
+    text = (
+        "Above: right answers against confidence, in bins; below the diagonal a system is too sure of itself. Then: wrong answers where "
+        "only the surest items are answered; lower is better, and falling to the left means that confidence tells right from wrong."
+    )
+    return [section("Do they know what they know?", *shown, note(text))]
+
+
 def _details(found: Comparison) -> list[Html]:
     """Everything by task and system."""
     flips = any(row.flips for row in found.rows)
     known = any(row.calibration for row in found.rows)
     columns = ["system", "figure", "interval", "difference", "interval", "p"]
-    columns += [*(["negative flips", "of right, %"] if flips else []), *(["ECE, %", "Brier", "NLL"] if known else [])]
+    columns += [
+        *(["negative flips", "of right, %"] if flips else []),
+        *(["ECE, %", "Brier", "NLL", "AURC, %"] if known else []),
+    ]
 
     def line(row: Compared) -> Row:
         bounded = metric(row.metric).bounded
@@ -250,7 +291,8 @@ def _details(found: Comparison) -> list[Html]:
             cells += ["", ""] if row.flips is None else [f"{row.flips.count:,}", percent(row.flips.rate_of_right)]
         if known:
             c = row.calibration
-            cells += ["", "", ""] if c is None else [percent(c.error), _short(c.brier), _short(c.nll)]
+            area = "" if c is None or c.aurc is None else percent(c.aurc)
+            cells += ["", "", "", ""] if c is None else [percent(c.error), _short(c.brier), _short(c.nll), area]
         return Row(row.system, cells)
 
     rows: list[Row | Group] = []
@@ -265,7 +307,7 @@ def _details(found: Comparison) -> list[Html]:
     if flips:
         text += f" Negative flips: items that {found.reference} has right and the system has wrong."
     if known:
-        text += f" ECE: calibration error, {found.convention}."
+        text += f" ECE: calibration error, {found.convention}. AURC: mean share of wrong answers over all coverages."
     return [section("Task by task", table(columns, rows, label="All systems, task by task"), note(text))]
 
 

@@ -15,6 +15,7 @@ from modelwright.studies._evidence import (
 from modelwright.studies._forests_as_smoothers import FORESTS_AS_SMOOTHERS as FORESTS_AS_SMOOTHERS
 from modelwright.studies._layer_swapping import LAYER_SWAPPING as LAYER_SWAPPING
 from modelwright.studies._llm_domain_adaptation import LLM_DOMAIN_ADAPTATION as LLM_DOMAIN_ADAPTATION
+from modelwright.studies._lora_lego import LORA_LEGO as LORA_LEGO
 from modelwright.studies._merging_at_scale import MERGING_AT_SCALE as MERGING_AT_SCALE
 from modelwright.studies._model_breadcrumbs import MODEL_BREADCRUMBS as MODEL_BREADCRUMBS
 from modelwright.studies._model_soups import MODEL_SOUPS as MODEL_SOUPS

@@ -2,7 +2,6 @@
 
 from modelwright.suites._cache import Cache as Cache
 from modelwright.suites._cells import Cell as Cell, Cells as Cells
-from modelwright.suites._ensemble import OutputEnsemble as OutputEnsemble
 from modelwright.suites._family import Family as Family
 from modelwright.suites._leaderboard import Leaderboard as Leaderboard, Line as Line, leaderboard as leaderboard
 from modelwright.suites._pool import pooled as pooled

@@ -14,10 +14,9 @@ from modelwright.api import Job, content_hash, direct_recipe
 from modelwright.checkpoint import Checkpoint, TensorRef
 from modelwright.engine import method_source
 from modelwright.errors import InputError, RunError
-from modelwright.evaluate import Plan, Predictor, run
+from modelwright.evaluate import EnsemblePredictor, Plan, Predictor, run
 from modelwright.methods import Method, Registry
 from modelwright.suites._cells import Cell, Cells, key_of
-from modelwright.suites._ensemble import OutputEnsemble
 from modelwright.suites._family import Family
 from modelwright.suites._rows import Row, rows_of
 from modelwright.suites._search import Judge, Trial, best, candidates, search
@@ -123,7 +122,7 @@ class Bench:
             system = self._system(row.weights, row.label)
         else:
             experts = self.family.experts.items()
-            system = OutputEnsemble(row.label, parts=[self._system(expert, name) for name, expert in experts])
+            system = EnsemblePredictor(row.label, parts=[self._system(expert, name) for name, expert in experts])
         run(
             [system], list(self.family.tasks.values()), self.cells.records(cell.seed),
             replace(self._plan, made=self._said(row, cell)),

@@ -99,6 +99,7 @@ def _table(parts: Sequence[Part]) -> Any:
         put("answer", [" | ".join(dict.fromkeys(own)) for own in zip(*answers, strict=True)])
     mean("score")
     mean("seconds")
+    mean("money")
     for name in ("calls", "tokens_in", "tokens_out"):
         mean(name, lambda values: np.rint(values).astype(np.int64))
     for name in ("confidence", "probabilities"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,15 +11,15 @@ import numpy as np
 
 from modelwright.api import open_model as open_checkpoint
 from modelwright.architectures import Layout, is_list, level, vocabulary_tensor
-from modelwright.checkpoint import Checkpoint, TensorRef, adapter_scales, read_json
+from modelwright.checkpoint import AdaptedModule, Checkpoint, adapter_at_path, open_adapter, read_json
 from modelwright.engine import known_manifest
 from modelwright.errors import InputError, listing
 from modelwright.recipe import fingerprint, licence, vocabulary_size
 from modelwright.surgery._lineage import Ancestor, lineage
 from modelwright.surgery._names import kind, layer, ordered
+from modelwright.tensors import Spectrum, product_svd, spectrum
 
 _VERSION = 1
-_FACTOR = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight$")
 _TEXT_LEVELS = ((), ("text_config",), ("llm_config",), ("language_config",))
 
 
@@ -50,17 +49,21 @@ class Adapted:
     Attributes:
         module: Its path.
         layer: The layer it is in.
-        rank: Of its factors.
-        scale: What B @ A is multiplied with: alpha / rank, or alpha / sqrt(rank) where ranks are stabilised; None where it is
-            not to be had.
-        norm: Frobenius norm of scale * B @ A, or of B @ A without a scale.
+        rank: Of its factors; None for kinds that are no product of two (LoHa, LoKr, IA3).
+        scale: What the product is multiplied with: alpha / rank, or alpha / sqrt(rank) where ranks are stabilised.
+        norm: Frobenius norm of what is added to the weight; of DoRA before its norms are restored, of IA3 that of the vector less 1.
+        effective: How many directions that really takes: the exponential of the entropy of its singular values over their sum; None
+            for IA3.
+        kind: `lora`, `embedding`, `loha`, `lokr` or `ia3`; `dora` where LoRA comes with norms.
     """
 
     module: str
     layer: str
-    rank: int
-    scale: float | None
+    rank: int | None
+    scale: float
     norm: float
+    effective: float | None
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Adapter:
         targets: Which modules it says.
         base: The model it says it was trained on.
         settings: What else it says that changes what the adapter does, such as `use_dora`.
-        modules: Every module with a pair of factors.
+        modules: Every module that it tunes.
+        saved: Tensors that it brings whole.
     """
 
     kind: str
@@ -84,6 +88,7 @@ class Adapter:
     base: str
     settings: Mapping[str, Any]
     modules: tuple[Adapted, ...]
+    saved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ def inspect(model: Any) -> Inspection:
     """
     opened = open_checkpoint(model)
     layout, config = opened.layout, opened.config or {}
-    adapter = _adapter(opened)
+    adapter, unclear = _adapter(opened)
     tied = dict(opened.tied)
     floating = {name: ref for name, ref in opened.items() if ref.dtype.floating and name not in tied}
     return Inspection(
@@ -178,7 +183,7 @@ def inspect(model: Any) -> Inspection:
         shapes={name: (opened[name].dtype.name, opened[name].shape) for name in ordered(opened, layout)},
         adapter=adapter,
         lineage=lineage(opened.label, opened.path, opened.url),
-        notes=tuple(_notes(opened, layout)),
+        notes=(*_notes(opened, layout), *unclear),
     )
 
 
@@ -240,52 +245,64 @@ def _spans(sizes: Mapping[int, int]) -> str:
 # --- adapters ------------------------------------------------------------------------------------------------------
 
 
-def _adapter(model: Checkpoint) -> Adapter | None:
-    factors: dict[str, dict[str, Any]] = {}
-    for name, ref in model.items():
-        if match := _FACTOR.match(name):
-            factors.setdefault(match["module"], {})[match["side"]] = ref
-    folder = model.path if model.path is None or model.path.is_dir() else model.path.parent
-    config = read_json(folder / "adapter_config.json") if folder is not None else None
-    if not factors or (folder is not None and model.beneath):
-        return None
-    config = config or {}
-    pairs = {m: (s["A"], s["B"]) for m, s in factors.items() if len(s) == 2 and s["A"].shape[:1] == s["B"].shape[1:2]}
-    ranks = {module: down.shape[0] for module, (down, _) in pairs.items()}
-    scales = adapter_scales(folder / "adapter_config.json", config, ranks) if folder and config else {}
-    layout = Layout(f"{module}.weight" for module in pairs)
-    modules = [
-        Adapted(
-            module, layer(module, layout.place(f"{module}.weight")), ranks[module], scales.get(module),
-            _norm(down, up) * abs(scales.get(module, 1.0)),
+def _adapter(model: Checkpoint) -> tuple[Adapter | None, list[str]]:
+    """What a folder or file is as an adapter, and what of it is not understood; None for a model."""
+    if model.path is None or model.beneath:
+        return None, []
+    folder = (
+        model.path
+        if model.path.is_dir() or not (model.path.parent / "adapter_config.json").is_file()
+        else model.path.parent
+    )
+    config = (read_json(folder / "adapter_config.json") if folder.is_dir() else None) or {}
+    if model.path.is_dir() and model.parts[0].config is not None:  # a model, beside which an adapter may lie
+        return None, []
+    if not adapter_at_path(folder):
+        return None, []
+    try:
+        read = open_adapter(folder)
+    except InputError as error:
+        modules, saved, notes = (), (), [str(problem) for problem in error.problems]
+    else:
+        layout = Layout(f"{module}.weight" for module in read.modules)
+        modules = tuple(
+            _adapted(module, layer(name, layout.place(f"{name}.weight"))) for name, module in read.modules.items()
         )
-        for module, (down, up) in pairs.items()
-    ]  # fmt: skip
+        saved, notes = tuple(read.saved), []
     said = {key: value for key, value in config.items() if _changes(key, value)}
     targets = config.get("target_modules")
+    ranks = [module.rank for module in modules if module.rank is not None]
     return Adapter(
         kind=str(config.get("peft_type") or "LORA"),
-        rank=config.get("r") if isinstance(config.get("r"), int) else None,
-        alpha=config.get("lora_alpha") if isinstance(config.get("lora_alpha"), int | float) else None,
+        rank=config["r"] if isinstance(config.get("r"), int) else max(ranks, default=None),
+        alpha=next((config[key] for key in ("lora_alpha", "alpha") if isinstance(config.get(key), int | float)), None),
         targets=tuple(sorted(map(str, _listed(targets)))) or ((str(targets),) if targets else ()),
         base=str(config.get("base_model_name_or_path") or ""),
         settings=said,
-        modules=tuple(modules),
-    )
+        modules=modules,
+        saved=saved,
+    ), notes  # fmt: skip
+
+
+def _adapted(module: AdaptedModule, layer_name: str) -> Adapted:
+    kind = "dora" if module.magnitude is not None else module.kind
+    if module.kind == "ia3":
+        norm = float(np.linalg.norm(module.pieces["ia3_l"].read().astype(np.float64) - 1))
+        return Adapted(module.module, layer_name, None, 1.0, norm, None, kind)
+    if module.rank is not None:
+        values = product_svd(module.factors())[1]
+        found = Spectrum(values, np.ones(len(values)), exact=True)
+    else:
+        found = spectrum(module.delta())
+    return Adapted(module.module, layer_name, module.rank, module.scale, found.energy**0.5, found.effective_rank, kind)
 
 
 _SAID = ("bias", "use_rslora", "use_dora", "use_qalora", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform",
-         "fan_in_fan_out", "task_type", "trainable_token_indices", "lora_bias")  # fmt: skip
+         "fan_in_fan_out", "task_type", "trainable_token_indices", "lora_bias", "feedforward_modules")  # fmt: skip
 
 
 def _changes(key: str, value: Any) -> bool:
     return key in _SAID and bool(value) and value != "none"
-
-
-def _norm(down: TensorRef, up: TensorRef) -> float:
-    """Of B @ A, which is never made: it is as large as the weight."""
-    a, b = (ref.read().astype(np.float64) for ref in (down, up))
-    return max(float(np.sum((b.T @ b) * (a @ a.T))), 0.0) ** 0.5
 
 
 def check_folder(model: str) -> None:

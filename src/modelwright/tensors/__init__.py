@@ -36,6 +36,14 @@ from modelwright.tensors._order import (
     keep_above as keep_above,
     keep_ranks as keep_ranks,
 )
+from modelwright.tensors._products import (
+    Product as Product,
+    product_distance as product_distance,
+    product_dot as product_dot,
+    product_norm as product_norm,
+    product_svd as product_svd,
+    stacked as stacked,
+)
 from modelwright.tensors._simplex import (
     SMALLEST as SMALLEST,
     log as log,

@@ -334,7 +334,7 @@ def _with_tokenizer(
     folder = folder.parent if folder is not None and folder.is_file() else folder
     files = [] if folder is None else [file for file in sorted(folder.iterdir()) if file.is_file()]
     beside |= {file.name: file for file in files if TOKENIZER_FILES.match(file.name)}
-    beside["tokenizer.json"] = beside.get("tokenizer.json") or new.text()
+    beside["tokenizer.json"] = beside.get("tokenizer.json") or new.text
     generation = file_beside(model, "generation_config.json")
     if isinstance(generation, Path) and generation.is_file():
         theirs = folder / "generation_config.json" if folder is not None else None

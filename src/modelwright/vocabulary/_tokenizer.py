@@ -106,9 +106,11 @@ class Tokenizer:
             return (text[len(mark) :] if goes_on else " " + text).encode("utf-8", "replace")
         return text.encode("utf-8", "replace")
 
+    @cached_property
     def text(self) -> str:
         """`tokenizer.json` as it is written: in one piece, since indenting doubles its size."""
-        return json.dumps(self.table, ensure_ascii=not is_text(json.dumps(self.table, ensure_ascii=False)))
+        found = json.dumps(self.table, ensure_ascii=False)
+        return found if is_text(found) else json.dumps(self.table)
 
     @cached_property
     def backend(self) -> Any:
@@ -123,7 +125,7 @@ class Tokenizer:
         except ImportError as error:
             raise MissingExtraError("comparing tokenizers", "tokenizers", "torch") from error
         try:
-            made = Loaded.from_str(self.text())
+            made = Loaded.from_str(self.text)
         except BaseException as error:  # the library's panics are no Exceptions
             if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
                 raise

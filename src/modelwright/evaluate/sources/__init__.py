@@ -2,4 +2,4 @@
 
 from modelwright.evaluate.sources._kinds import KINDS as KINDS, Kind as Kind
 from modelwright.evaluate.sources._settings import DataSettings as DataSettings, Settings as Settings
-from modelwright.evaluate.sources._task import task as task, tasks as tasks
+from modelwright.evaluate.sources._task import new_items as new_items, task as task, tasks as tasks

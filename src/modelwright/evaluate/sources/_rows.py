@@ -85,6 +85,25 @@ def _rows(part: str, table: Table, data: Data, settings: DataSettings) -> Rows:
     return Rows(ids, inputs, targets, slices, table)
 
 
+def unlabelled(table: Table, data: Data, settings: DataSettings) -> Items:
+    """Items whose targets are not known: None each. A column for targets may be there, and is not looked at.
+
+    Raises:
+        InputError: A column is missing, empty, or of the wrong type.
+    """
+    columns = settings.columns
+    target = columns.target or data.names.get("target", "target")
+    named = columns.id or next((n for n in ("id", data.names.get("id", "ids")) if n in table.columns), None)
+    inputs = _inputs(table, columns, data, {target, named})
+    blank = np.full(len(inputs), None, dtype=object)
+    if named is not None:
+        ids = _texts(table, named)
+        _check_ids(ids, table)
+    else:
+        ids = _made_ids("", inputs, blank.tolist(), settings.ids)
+    return Rows(ids, inputs, blank, {}, table).items(range(len(ids)), blank, settings)
+
+
 def _inputs(table: Table, columns: Columns, data: Data, taken: set[str | None]) -> Any:
     """One column as it is, or several columns of numbers as one row an item."""
     name = columns.inputs or data.names.get("inputs", "inputs")

@@ -9,12 +9,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from modelwright.errors import InputError, did_you_mean
+from modelwright.errors import InputError, did_you_mean, listing
+from modelwright.evaluate._items import Items
 from modelwright.evaluate._named import called, is_named
 from modelwright.evaluate._task import Task
+from modelwright.evaluate.sources._data import data_of
 from modelwright.evaluate.sources._kinds import KINDS
 from modelwright.evaluate.sources._language import TEXTS, only
-from modelwright.evaluate.sources._settings import instead
+from modelwright.evaluate.sources._rows import unlabelled
+from modelwright.evaluate.sources._settings import DataSettings, instead
+from modelwright.evaluate.sources._table import Data, Table
 from modelwright.recipe import Lines, load as read_yaml, problems
 
 
@@ -86,7 +90,39 @@ def _as_it_is(made: Task, options: Mapping[str, Any]) -> Task:
     return made
 
 
+def new_items(data: Any, like: Any = None) -> Items:
+    """Items without targets.
+
+    Args:
+        data: A file, a folder, or inputs: an array, a list of texts.
+        like: A task file whose columns and preprocessing hold for them; None where there are none.
+
+    Raises:
+        InputError: The data cannot be read, or have several parts.
+    """
+    settings = DataSettings(kind="classification", data="")
+    if isinstance(like, str | Path) and str(like).endswith((".yml", ".yaml")):
+        said, lines = _said(Path(like).expanduser())
+        known = DataSettings.model_fields
+        try:
+            settings = DataSettings.model_validate({key: value for key, value in said.items() if key in known})
+        except ValidationError as error:
+            raise InputError(problems(error, lines, instead(DataSettings), "the task")) from None
+    if not isinstance(data, str | Path):
+        return unlabelled(Table({"inputs": data}, "the data"), Data({}), settings)
+    found = data_of(data, Path(), settings.columns.split)
+    if len(found.parts) != 1:
+        raise InputError(f"{data} has several parts, {listing(found.parts)}", "Give a file with one.")
+    return unlabelled(next(iter(found.parts.values())), found, settings)
+
+
 def _from_file(path: Path, options: Mapping[str, Any]) -> list[Task]:
+    said, lines = _said(path)
+    return _built({**said, **options}, lines, path.parent, path.stem)
+
+
+def _said(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The keys of a task file, and where they stand."""
     if not path.is_file():
         raise InputError(f"no task file '{path}'", "Check the path.")
     try:
@@ -99,7 +135,7 @@ def _from_file(path: Path, options: Mapping[str, Any]) -> list[Task]:
     said, lines = documents[0]
     if not isinstance(said, dict):
         raise InputError("a task file is a mapping of keys", "It starts with kind: and data:.", lines.where(()))
-    return _built({**said, **options}, lines, path.parent, path.stem)
+    return said, lines
 
 
 def _built(said: Mapping[str, Any], lines: Lines, folder: Path, name: str) -> list[Task]:

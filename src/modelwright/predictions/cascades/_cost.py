@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,40 @@ def multiply_adds(module: Any, inputs: Any) -> float:
     if not count:
         raise InputError("multiply-adds are counted on at least one sample, got none")
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), _written_out(), counter:
         if isinstance(inputs, Mapping):
             module(**inputs)
         else:
             module(inputs)
     return counter.get_total_flops() / 2 / count
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Switching oneDNN off speaks of graphics cards that are not there."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+        yield
+
+
+@contextmanager
+def _written_out() -> Iterator[None]:
+    """Fused attention and recurrent kernels are computed as products of matrices: the counter does not know them all."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            _quiet(),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.mkldnn.flags(enabled=False),
+            torch.backends.cudnn.flags(enabled=False),
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def folder_multiply_adds(folder: str | Path, tokens: int | None = None) -> float:

@@ -160,6 +160,8 @@ def fit_cascade(
     """
     if policy not in get_args(Policy):
         raise InputError(f"cascade: there is no policy '{policy}'", did_you_mean(str(policy), get_args(Policy)))
+    if aim is not None and not isinstance(aim, Aim):
+        raise InputError(f"aim must be an Aim, got {aim!r}", 'Such as Aim("coverage_at_risk", 0.1).')
     names = tuple(members or validation.names)
     bank = validation.select(list(names))
     aim = aim or Aim()
@@ -200,7 +202,13 @@ class _Fit:
     def rule(self, width: float | Sequence[float]) -> CascadeRule:
         """The rule of one width."""
         count = len(self.open.members) - 1
-        widths = [float(width)] * count if isinstance(width, int | float) else [float(one) for one in width]
+        several = [width] * count if isinstance(width, int | float | str) else list(width)
+        try:
+            widths = [float(one) for one in several if not isinstance(one, str)]
+        except TypeError:
+            widths = []
+        if len(widths) != len(several):
+            raise InputError(f"widths must be numbers, got {width!r}")
         most = 0.5 if self.policy == "window" else 1.0
         if len(widths) != count:
             raise InputError(f"a cascade of {count + 1} members takes {count} widths, got {len(widths)}")

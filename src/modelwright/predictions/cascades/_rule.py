@@ -137,10 +137,11 @@ class CascadeRule:
             InputError: It is something else, of another version, or not valid.
         """
         try:
-            read = json.loads(data) if isinstance(data, str) else dict(data)
+            said = json.loads(data) if isinstance(data, str) else data
         except ValueError as error:
             raise InputError(f"a cascade's rule must be JSON: {error}") from None
-        if not isinstance(read, dict) or read.pop("version", None) != VERSION:
+        read = dict(said) if isinstance(said, Mapping) else {}
+        if read.pop("version", None) != VERSION:
             raise InputError(f"a cascade's rule must be an object of version {VERSION}")
         known = {field.name for field in fields(CascadeRule)}
         for name in read:

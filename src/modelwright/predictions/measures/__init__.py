@@ -47,6 +47,7 @@ from modelwright.predictions.measures._measure import (
     MEASURES as MEASURES,
     Measure as Measure,
     Measured as Measured,
+    kinship as kinship,
     measure as measure,
 )
 from modelwright.predictions.measures._oracle import OracleGain as OracleGain, oracle_gain as oracle_gain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -247,14 +247,15 @@ class Kinship:
     pairs_across: int
 
 
-def by_lineage(matrix: np.ndarray, lineage: Sequence[Hashable]) -> Kinship:
+def by_lineage(matrix: np.ndarray, lineage: Sequence[Hashable | Collection[Hashable]]) -> Kinship:
     """A pairwise measure, averaged apart for members of one lineage and of different ones.
 
     Five fine-tunings of one base are less diverse than their number says; this shows by how much.
 
     Args:
         matrix: Such as `pairwise_disagreement`, (M, M). Pairs where it is NaN do not count.
-        lineage: What each member comes from, (M,): the base's name, a pretraining seed.
+        lineage: What each member comes from, (M,): the base's name, a pretraining seed; or a list, set or tuple of
+            several, of which kin have at least one in common.
 
     Raises:
         InputError: There is not one lineage for each member.
@@ -270,8 +271,9 @@ def by_lineage(matrix: np.ndarray, lineage: Sequence[Hashable]) -> Kinship:
     if matrix.shape != (len(lineage), len(lineage)):
         raise InputError(f"there must be one lineage for each member, got {len(lineage)} for the shape {matrix.shape}")
     known = [(i, j) for i, j in _pairs(len(lineage)) if not np.isnan(matrix[i, j])]
-    kin = [matrix[i, j] for i, j in known if lineage[i] == lineage[j]]
-    strangers = [matrix[i, j] for i, j in known if lineage[i] != lineage[j]]
+    origins = [set(one) if isinstance(one, list | tuple | set | frozenset) else {one} for one in lineage]
+    kin = [matrix[i, j] for i, j in known if origins[i] & origins[j]]
+    strangers = [matrix[i, j] for i, j in known if not origins[i] & origins[j]]
     means = [float(np.mean(values)) if values else float("nan") for values in (kin, strangers)]
     return Kinship(means[0], means[1], len(kin), len(strangers))
 

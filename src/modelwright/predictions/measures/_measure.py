@@ -13,6 +13,8 @@ from modelwright.errors import InputError, did_you_mean
 from modelwright.predictions._predictions import Predictions
 from modelwright.predictions.measures._calibration import DEFAULT, Convention, classwise_error, top_label_error
 from modelwright.predictions.measures._disagreement import (
+    Kinship,
+    by_lineage,
     cohen_kappa,
     double_fault,
     error_correlation,
@@ -25,7 +27,7 @@ from modelwright.predictions.measures._disagreement import (
 )
 from modelwright.predictions.measures._oracle import oracle_gain
 from modelwright.predictions.measures._proper import brier_scores, nll_scores
-from modelwright.predictions.measures._selective import aurc, e_aurc
+from modelwright.predictions.measures._selective import aurc, least_area
 from modelwright.predictions.measures._shift import auroc
 
 
@@ -67,6 +69,11 @@ class Said:
     def right(self) -> np.ndarray:
         """Whether the answer is right, (N,)."""
         return self.answers == self.targets
+
+    @cached_property
+    def aurc(self) -> float:
+        """Area under the risk-coverage curve of the confidence."""
+        return aurc(self.confidence, ~self.right)
 
     @property
     def brier(self) -> np.ndarray:
@@ -169,13 +176,11 @@ _ALL = (
     ),
     Measure("ece_classwise", f"calibration error: {Convention(of='classwise')}", _classwise, paper="arXiv:1910.12656"),
     Measure("mce", f"calibration error: {Convention(norm='max')}", _ece(Convention(norm="max")), paper=_GUO),
-    Measure(
-        "aurc", "area under the risk-coverage curve", lambda s: aurc(s.confidence, ~s.right), paper="arXiv:1805.08206"
-    ),
+    Measure("aurc", "area under the risk-coverage curve", lambda s: s.aurc, paper="arXiv:1805.08206"),
     Measure(
         "e_aurc",
         "AURC above that of the best order",
-        lambda s: e_aurc(s.confidence, ~s.right),
+        lambda s: max(s.aurc - least_area(~s.right), 0.0),
         paper="arXiv:1805.08206",
     ),
     Measure(
@@ -239,14 +244,14 @@ class Measured:
     together: dict[str, float]
 
 
-def measure(bank: Predictions, names: Sequence[str] | None = None) -> Measured:
+def measure(bank: Predictions, names: str | Sequence[str] | None = None) -> Measured:
     """Measure the members of a bank, and how they differ.
 
     Memory beside the bank is three numbers a sample for one member at a time, and two bytes for each member.
 
     Args:
         bank: Labelled predictions of classes, or binary ones.
-        names: Which measures; default all of `MEASURES`, those of members together only where there are several.
+        names: Which measure or measures; default all of `MEASURES`, those of members together only where there are several.
 
     Returns:
         A figure for each member and measure. NaN where a measure says nothing, such as AUROC without mistakes.
@@ -257,6 +262,7 @@ def measure(bank: Predictions, names: Sequence[str] | None = None) -> Measured:
     if bank.kind not in ("classes", "binary"):
         raise InputError(f"these measures are of classes, and the predictions are of the kind '{bank.kind}'")
     targets = bank.need_labels("measuring")
+    names = [names] if isinstance(names, str) else names
     several = len(bank.members) > 1
     chosen = [_named(name) for name in names] if names is not None else [m for m in _ALL if several or not m.together]
     if any(m.together for m in chosen) and not several:
@@ -278,3 +284,27 @@ def _named(name: str) -> Measure:
     if name not in MEASURES:
         raise InputError(f"there is no measure '{name}'", did_you_mean(name, MEASURES))
     return MEASURES[name]
+
+
+def kinship(bank: Predictions, matrix: np.ndarray | None = None) -> Kinship:
+    """How much members of a common origin differ, and members without one, by what the bank says of their lineage.
+
+    Args:
+        bank: Predictions of classes by members whose lineage has `parents`.
+        matrix: A pairwise measure of its members, (M, M); default how often they answer differently.
+
+    Raises:
+        InputError: The bank holds no classes, or of a member no parents are known.
+    """
+    if bank.kind not in ("classes", "binary"):
+        raise InputError(f"answers are of classes, and the predictions are of the kind '{bank.kind}'")
+    parents = [tuple(map(str, member.lineage.get("parents", ()))) for member in bank.members]
+    for name, known in zip(bank.names, parents, strict=True):
+        if not known:
+            raise InputError(
+                f"nobody has said what '{name}' was made from", "Give its lineage 'parents', or use by_lineage."
+            )
+    if matrix is None:
+        answers = [block.argmax(axis=-1) for _, block in bank.blocks("probabilities")]
+        matrix = pairwise_disagreement(np.concatenate(answers, axis=1))
+    return by_lineage(matrix, parents)

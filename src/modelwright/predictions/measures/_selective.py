@@ -100,9 +100,13 @@ def e_aurc(confidences: np.ndarray, losses: np.ndarray) -> float:
     Source:
         Geifman et al. 2018, arXiv:1805.08206.
     """
+    return max(aurc(confidences, losses) - least_area(losses), 0.0)
+
+
+def least_area(losses: np.ndarray) -> float:
+    """AURC of the best order of some losses (N,): the smallest first."""
     best = np.sort(checked_numbers(losses, "losses"))
-    least = float((np.cumsum(best) / np.arange(1, len(best) + 1)).mean())
-    return max(aurc(confidences, losses) - least, 0.0)
+    return float((np.cumsum(best) / np.arange(1, len(best) + 1)).mean())
 
 
 def coverage_at_risk(
