@@ -117,7 +117,8 @@ def _least(loss: Callable[[NumpyArray], tuple[float, NumpyArray]], start: NumpyA
         loss, start, jac=True, method="SLSQP", bounds=[(0, 1)] * len(start),
         constraints=[{"type": "eq", "fun": excess, "jac": np.ones_like}], options={"maxiter": 1000, "ftol": 1e-14},
     )  # fmt: skip
-    weights = np.maximum(np.asarray(found.x, np.float64), 0.0)
+    weights = np.asarray(found.x, np.float64)
+    weights = np.where(weights > 1e-12, weights, 0.0)  # rounding, not weight: such members need not be asked
     return weights / weights.sum()
 
 
