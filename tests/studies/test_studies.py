@@ -22,6 +22,7 @@ pytest.importorskip("sklearn")
 CARDS = {
     "layer-swapping", "lora-lego", "llm-domain-adaptation", "merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "sparse-model-soups",
     "ties-merging",
+    "diversity-of-thought", "prompt-engineering-survey", "self-ensembled-icl",
     "forests-as-smoothers", "muscle", "reward-ensembles", "window-early-exit",
 }  # fmt: skip
 
