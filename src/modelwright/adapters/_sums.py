@@ -19,7 +19,7 @@ class SumParams(Params):
 
 
 def weighted_sum(products: Sequence[Product], *, weight: Sequence[float]) -> Product:
-    """The weighted sum of adapters as one of their ranks' sum: sum_i w_i B_i A_i = [w_1 B_1 .. w_n B_n] [A_1; ..; A_n].
+    """The weighted sum of adapters, sum_i w_i B_i A_i: columns of all w_i B_i side by side, rows of all A_i below each other.
 
     Args:
         products: For each adapter B (m, r_i), its scale in it, and A (r_i, n).
