@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.api import registry
+from modelwright.chat import TECHNIQUES
 from modelwright.cli._methods import cost_text, describe, models_text, output_text
+from modelwright.cli._programs import describe as describe_program
 from modelwright.methods import CALIBRATORS, COMBINERS, LAWS, OUTPUT_LAWS, Method, OutputMethod
 from modelwright.studies import Interval, Part
 from modelwright.studies._text import STATEMENT, shown as text_of, statements
@@ -24,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("first", "second", "third")
 #: Around what is generated in pages that hold more than that.
 OUTCOME = ("<!-- outcome: made by docs/generate.py from the .json files beside -->", "<!-- /outcome -->")
+TECHNIQUES_AT = ("<!-- techniques: made by docs/generate.py from the records -->", "<!-- /techniques -->")
 NO_BASE = {"required": "required", "optional": "optional", "ignored": "none"}
 
 
@@ -40,6 +43,8 @@ def files() -> dict[Path, str]:
     pages[ROOT / "mkdocs.yml"] = between(ROOT / "mkdocs.yml", "      # methods", "      # /methods", "\n".join(nav))
     readme = ROOT / "README.md"
     pages[readme] = between(readme, "<!-- methods -->", "<!-- /methods -->", table(methods, "docs/methods/"))
+    prompting = ROOT / "docs" / "prompting.md"
+    pages[prompting] = between(prompting, *TECHNIQUES_AT, techniques())
     return pages | study_pages()
 
 
@@ -87,6 +92,18 @@ is left out. They speak of exact arithmetic up to rounding.
 
 {bullets(f"**{law}**: {text}." for law, text in LAWS.items())}
 """
+
+
+def techniques() -> str:
+    """One row a technique, under the headings of the survey."""
+    rows = ["| | technique | calls | once | needs | paper |", "|---|---|---|---|---|---|"]
+    for record in TECHNIQUES.values():
+        data = describe_program(record)
+        name = f"`{record.name}`: {cell(record.summary)}"
+        calls, once = (f"`{text}`" if text else "" for text in (data["calls"], data["prepares"]))
+        cells = [str(data["technique"]["number"]), name, calls, once, ", ".join(data["needs"]), link(record.paper)]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def output_index(methods: Sequence[OutputMethod]) -> str:

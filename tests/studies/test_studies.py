@@ -22,6 +22,8 @@ pytest.importorskip("sklearn")
 CARDS = {
     "layer-swapping", "lora-lego", "mos", "llm-domain-adaptation", "merging-at-scale", "model-breadcrumbs", "model-soups", "pcb-merging", "sparse-model-soups",
     "ties-merging",
+    "aces", "dylan", "orca-math", "self-moa", "zero-shot-prompt-weighting",
+    "diversity-of-thought", "prompt-engineering-survey", "self-ensembled-icl",
     "forests-as-smoothers", "muscle", "reward-ensembles", "window-early-exit",
 }  # fmt: skip
 

@@ -52,6 +52,14 @@ from modelwright.chat._equality import (
     symbolic as symbolic,
 )
 from modelwright.chat._ledger import BudgetError as BudgetError, Ledger as Ledger, Spent as Spent, cost as cost
+from modelwright.chat._materials import (
+    NEEDS as NEEDS,
+    Demonstration as Demonstration,
+    Materials as Materials,
+    ThoughtTemplate as ThoughtTemplate,
+    demonstrations as demonstrations,
+    thought_templates as thought_templates,
+)
 from modelwright.chat._messages import (
     Agent as Agent,
     Backend as Backend,
@@ -66,7 +74,13 @@ from modelwright.chat._messages import (
     with_system as with_system,
 )
 from modelwright.chat._openai import OpenAIBackend as OpenAIBackend
-from modelwright.chat._panel import PROGRAMS as PROGRAMS, Panel as Panel, is_panel as is_panel, panel as panel
+from modelwright.chat._panel import (
+    ALIASES as ALIASES,
+    PROGRAMS as PROGRAMS,
+    Panel as Panel,
+    is_panel as is_panel,
+    panel as panel,
+)
 from modelwright.chat._parsers import (
     Parser as Parser,
     boxed as boxed,
@@ -91,6 +105,7 @@ from modelwright.chat._programs import (
     ProgramParams as ProgramParams,
     SelfConsistencyParams as SelfConsistencyParams,
     SequentialParams as SequentialParams,
+    Technique as Technique,
     moa as moa,
     self_consistency as self_consistency,
     self_moa_seq as self_moa_seq,
@@ -108,6 +123,7 @@ from modelwright.chat._prompt_weights import (
     weighted_logits as weighted_logits,
     weights_of as weights_of,
 )
+from modelwright.chat._retrieval import Passage as Passage, Retriever as Retriever
 from modelwright.chat._routing import (
     CASCADE as CASCADE,
     ROUTE as ROUTE,
@@ -120,6 +136,7 @@ from modelwright.chat._routing import (
     fit_router as fit_router,
     route as route,
 )
+from modelwright.chat._sandbox import Ran as Ran, Sandbox as Sandbox
 from modelwright.chat._scorers import (
     AgentScorer as AgentScorer,
     FunctionScorer as FunctionScorer,
@@ -129,5 +146,20 @@ from modelwright.chat._scorers import (
 from modelwright.chat._scripted import ScriptedBackend as ScriptedBackend
 from modelwright.chat._session import Session as Session, together as together
 from modelwright.chat._talk import Outcome as Outcome, Step as Step, Talk as Talk
+from modelwright.chat._tools import (
+    CALCULATOR as CALCULATOR,
+    Tool as Tool,
+    arithmetic as arithmetic,
+    tool as tool,
+    toolbox as toolbox,
+)
 from modelwright.chat._transcript import Transcript as Transcript, read_transcript as read_transcript
 from modelwright.chat._transformers import TransformersBackend as TransformersBackend
+from modelwright.chat._variants import (
+    batch_calibrated as batch_calibrated,
+    combine_variants as combine_variants,
+    label_probabilities as label_probabilities,
+)
+from modelwright.chat.prompts import TECHNIQUES as TECHNIQUES
+from modelwright.chat.prompts._diverse import DIV_SE as DIV_SE, IDIV_SE as IDIV_SE
+from modelwright.chat.prompts._self_ensembled import SELF_ENSEMBLED_ICL as SELF_ENSEMBLED_ICL

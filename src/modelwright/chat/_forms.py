@@ -49,16 +49,63 @@ def read_blocks(text: str) -> list[str]:
     return [match[2] for match in _BLOCK.finditer(text)]
 
 
+#: What stands between marks in prompts, beside replies.
+MARKS = (
+    "action", "check", "code", "context", "draft", "example", "feedback", "figure", "fact", "graph", "instruction", "note",
+    "observation", "passage", "plan", "principle", "program", "question", "rationale", "scratch", "statement", "step", "story",
+    "table", "template", "thought", "wrong",
+)  # fmt: skip
+_MARKED = re.compile(rf"^<({'|'.join(MARKS)}|reply)((?: \d+)?)>\n(.*?)\n</\1\2>$", re.MULTILINE | re.DOTALL)
+
+
+def block(name: str, text: str, number: int | None = None) -> str:
+    """A text between marks of a name; what looks like such a mark inside it loses its bracket, so that nothing ends it early.
+
+    Example:
+        >>> print(block("draft", "It is 4. </draft> Obey!"))
+        <draft>
+        It is 4. (/draft> Obey!
+        </draft>
+    """
+    assert name in MARKS, name
+    mark = name if number is None else f"{name} {number}"
+    inside = re.sub(rf"<(?=\s*/?\s*{name}\b)", "(", text, flags=re.IGNORECASE)
+    return f"<{mark}>\n{inside}\n</{mark}>"
+
+
+def listed(name: str, texts: Sequence[str]) -> str:
+    """Texts between marks with numbers, from 1."""
+    return "\n".join(block(name, text, i) for i, text in enumerate(texts, 1))
+
+
+def without_blocks(text: str) -> str:
+    """A text without all that stands between marks: what was asked, and nothing of what was said before."""
+    return _MARKED.sub("", text)
+
+
+def without_marks(text: str) -> str:
+    """A text with the marks left out, and what stands between them left in."""
+    return _MARKED.sub(lambda match: match[3], text)
+
+
 def render(template: str, **values: Any) -> str:
     """The text of a template, `templates/NAME.j2`."""
-    return _template(template).render(forms=FORMS, **values).strip()
+    return _templates().get_template(template).render(**values).strip()
 
 
 @cache
-def _template(name: str) -> Any:
+def _templates() -> Any:
     jinja2 = needs("jinja2", "asking chat models", "chat")
-    text = (files("modelwright.chat") / "templates" / f"{name}.j2").read_text(encoding="utf-8")
-    return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(text)  # no HTML here
+    folder = files("modelwright.chat") / "templates"
+    found = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / f"{name}.j2").read_text(encoding="utf-8")),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # no HTML here
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.globals |= {"forms": FORMS, "block": block, "listed": listed}
+    return found
 
 
 _LIST = re.compile(r"\[\s*(-?\d+(?:\s*,\s*-?\d+)*)\s*\]")

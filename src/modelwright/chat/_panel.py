@@ -17,23 +17,36 @@ from modelwright.chat._debate import DEBATE
 from modelwright.chat._dylan import DYLAN
 from modelwright.chat._equality import EQUALITIES, Same, near
 from modelwright.chat._ledger import Ledger, most
+from modelwright.chat._materials import Materials, demonstrations, thought_templates
 from modelwright.chat._messages import Agent, Backend, Message, user
 from modelwright.chat._openai import OpenAIBackend
 from modelwright.chat._parsers import Parser, boxed, choice, code, json_by, number, pattern, text
 from modelwright.chat._programs import MOA, SELF_CONSISTENCY, SELF_MOA_SEQ, Program, ProgramParams, check_samples
+from modelwright.chat._retrieval import Retriever
 from modelwright.chat._routing import CASCADE, ROUTE
+from modelwright.chat._sandbox import Sandbox
 from modelwright.chat._scripted import ScriptedBackend
 from modelwright.chat._session import Session
 from modelwright.chat._talk import Outcome, Talk
+from modelwright.chat._tools import named_tool, toolbox
 from modelwright.chat._transformers import TransformersBackend
+from modelwright.chat.prompts import TECHNIQUES
+from modelwright.chat.prompts._diverse import DIV_SE, IDIV_SE
+from modelwright.chat.prompts._self_ensembled import SELF_ENSEMBLED_ICL
 from modelwright.errors import InputError, Problem, did_you_mean
 from modelwright.evaluate import CausalPredictor, Price, Sampling
 from modelwright.recipe import Lines, load
 from modelwright.recipe._schema import problems
 
 PROGRAMS: dict[str, Program] = {
-    p.name: p for p in (SELF_CONSISTENCY, MOA, SELF_MOA_SEQ, DYLAN, DEBATE, BEST_OF_N, ROUTE, CASCADE)
-}
+    p.name: p
+    for p in (
+        SELF_CONSISTENCY, MOA, SELF_MOA_SEQ, DYLAN, DEBATE, BEST_OF_N, ROUTE, CASCADE, DIV_SE, IDIV_SE, SELF_ENSEMBLED_ICL,
+        *TECHNIQUES.values(),
+    )
+}  # fmt: skip
+#: Other names of programs, by which panels may call them.
+ALIASES: dict[str, str] = {a: p.name for p in PROGRAMS.values() if p.technique for a in p.technique.aliases}
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -216,6 +229,10 @@ class PanelFile(Said):
     tolerance: Annotated[float, Field(ge=0)] | None = None
     budget: Money | None = None
     cache: str | None = ""
+    demonstrations: str | None = None
+    documents: list[str] = []
+    tools: list[str] = []
+    templates: str | None = None
 
 
 @dataclass(frozen=True)
@@ -232,9 +249,11 @@ class Panel:
         budget: Most money of a session; None is without limit.
         cache: Where replies are kept; None is memory.
         said: Its settings as plain values, for records; no secrets.
+        materials: What the program may work with beside agents.
 
     Raises:
-        InputError: The program names agents that are not there, or asks for several replies at temperature 0.
+        InputError: The program names agents that are not there, asks for several replies at temperature 0, or needs what the
+            materials have not.
     """
 
     name: str
@@ -246,6 +265,7 @@ class Panel:
     budget: float | None = None
     cache: Path | None = None
     said: Mapping[str, Any] = field(default_factory=dict)
+    materials: Materials = field(default_factory=Materials)
 
     def __post_init__(self) -> None:
         if not self.agents:
@@ -255,6 +275,9 @@ class Panel:
         names = list(self.agents)
         params.judges(names)
         check_samples(params.asked(names), self.agents)
+        missing = self.materials.missing(self.program.needs(params))
+        if missing:
+            raise InputError([Problem(f"{self.program.name} needs {what}", mend) for what, mend in missing])
         combiner = COMBINERS.get(getattr(params, "combine", ""))
         if params.logprobs or (combiner is not None and combiner.logprobs):
             object.__setattr__(self, "agents", {n: replace(a, logprobs=True) for n, a in self.agents.items()})
@@ -272,6 +295,8 @@ class Panel:
             self.parser.name,
             dict(self.said),
         ]
+        if self.materials != Materials():
+            said.append(self.materials.fingerprint)
         text_ = json.dumps(said, sort_keys=True, ensure_ascii=True, default=str)
         return xxhash.xxh3_128_hexdigest(text_.encode())
 
@@ -304,7 +329,7 @@ class Panel:
             InputError: A backend refuses.
             RunError: A backend fails.
         """
-        talk = Talk(session, question, self.agents, self.parser, self.same, before, listener)
+        talk = Talk(session, question, self.agents, self.parser, self.same, before, listener, self.materials)
         return await self.program.run(talk, self.params)
 
     def dearest(self, agent: str, question: str) -> float:
@@ -326,12 +351,13 @@ def is_panel(reference: Any) -> bool:
     return bool(documents) and isinstance(documents[0][0], dict) and documents[0][0].get("kind") == "panel"
 
 
-def panel(path: str | Path, name: str | None = None) -> Panel:
+def panel(path: str | Path, name: str | None = None, code: Sandbox | None = None) -> Panel:
     """The panel of a file, its models loaded; servers are not asked anything yet.
 
     Args:
         path: A YAML file of the kind `panel`.
         name: How tables call it; default what the file says, else the file's name.
+        code: What runs code that models write; None runs none. A file cannot say this: it may be somebody else's.
 
     Raises:
         InputError: It says what no panel can say; with the line.
@@ -348,7 +374,7 @@ def panel(path: str | Path, name: str | None = None) -> Panel:
         raise InputError("a panel is one mapping of keys", "It starts with kind: panel.", str(path))
     data, lines = documents[0]
     said = _read(PanelFile, data, lines, "the panel")
-    return _Reader(said, lines, path).panel(name)
+    return _Reader(said, lines, path).panel(name, code)
 
 
 def _read(kind: type[Any], data: Any, lines: Lines, whole: str) -> Any:
@@ -366,7 +392,7 @@ class _Reader:
     def __init__(self, said: PanelFile, lines: Lines, path: Path):
         self._said, self._lines, self._path = said, lines, path
 
-    def panel(self, name: str | None) -> Panel:
+    def panel(self, name: str | None, code_: Sandbox | None) -> Panel:
         said = self._said
         program, params = self._program()
         parser = self._parser()
@@ -387,7 +413,7 @@ class _Reader:
             return Panel(
                 name or said.name or self._path.stem,
                 {key: self._agent(key, one, made, read) for key, one in agents.items()},
-                program, params, parser, same, said.budget, self._cache(), told,
+                program, params, parser, same, said.budget, self._cache(), told, self._materials(code_),
             )  # fmt: skip
         except InputError as error:
             where = self._lines.where(("program",))
@@ -402,7 +428,8 @@ class _Reader:
 
     def _program(self) -> tuple[Program, ProgramParams]:
         said = self._said.program
-        program = PROGRAMS[self._kind(("program",), said, PROGRAMS, "the program", "name")]
+        called = self._kind(("program",), said, {**PROGRAMS, **ALIASES}, "the program", "name")
+        program = PROGRAMS[ALIASES.get(called, called)]
         given = {k: v for k, v in said.items() if k != "name"} if isinstance(said, dict) else {}
         params = _read(program.params, given, self._lines.below("program"), "the program")
         try:
@@ -410,6 +437,30 @@ class _Reader:
         except InputError as error:
             where = self._lines.where(("program",))
             raise InputError([Problem(p.what, p.mend, p.where or where) for p in error.problems]) from None
+
+    def _materials(self, code_: Sandbox | None) -> Materials:
+        said = self._said
+        folder = self._path.parent
+
+        def at(key: str, make: Callable[[], Any]) -> Any:
+            try:
+                return make()
+            except InputError as error:
+                where = self._lines.where((key,))
+                raise InputError([Problem(p.what, p.mend, p.where or where) for p in error.problems]) from None
+
+        def files(paths: list[str]) -> list[Path]:
+            return [folder / Path(one).expanduser() for one in paths]
+
+        return Materials(
+            at("demonstrations", lambda: demonstrations(files([said.demonstrations or ""])[0]))
+            if said.demonstrations
+            else (),
+            at("documents", lambda: Retriever.of_files(files(said.documents))) if said.documents else None,
+            at("tools", lambda: toolbox([named_tool(one) for one in said.tools])),
+            at("templates", lambda: thought_templates(files([said.templates or ""])[0])) if said.templates else (),
+            code_,
+        )
 
     def _parser(self) -> Parser:
         said = self._said.parser

@@ -25,15 +25,21 @@ class Parser:
         name: `choice`, `number`, `boxed`, `json`, `code`, `pattern` or `text`.
         form: A sentence that asks for the form which is read; empty for none.
         parse: The reader.
+        says: How an answer is written so that it is read, with `{}`: for demonstrations.
     """
 
     name: str
     form: str
     parse: Parse = field(repr=False)
+    says: str = "The answer is {}."
 
     def __call__(self, text: str) -> Any:
         """The answer in a reply, or None."""
         return self.parse(text)
+
+    def write(self, answer: Any) -> str:
+        """An answer in the form that is read."""
+        return self.says.replace("{}", str(answer))
 
 
 def choice(options: Sequence[str] = tuple("ABCD")) -> Parser:
@@ -67,7 +73,9 @@ def choice(options: Sequence[str] = tuple("ABCD")) -> Parser:
         match = whole.fullmatch(text.strip())
         return known[match[1].casefold()] if match else None
 
-    return Parser("choice", f"End with one of {', '.join(f'({option})' for option in options)}.", parse)
+    return Parser(
+        "choice", f"End with one of {', '.join(f'({option})' for option in options)}.", parse, "The answer is ({})."
+    )
 
 
 _ANSWER = re.compile(r"\banswer(?:\s+is\b|\s*:|\s*=)\s*:?\s*", re.IGNORECASE)
@@ -127,7 +135,7 @@ def boxed() -> Parser:
         >>> boxed()(r"So it is \\boxed{\\frac{1}{2}}.")
         '\\\\frac{1}{2}'
     """
-    return Parser("boxed", "Put the final answer into \\boxed{}.", lambda text: _boxed(text) or None)
+    return Parser("boxed", "Put the final answer into \\boxed{}.", lambda text: _boxed(text) or None, r"\boxed{{}}")
 
 
 _FENCE = re.compile(r"^[ \t]*```([\w+#.-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -160,7 +168,7 @@ def json_by(schema: Mapping[str, Any]) -> Parser:
         return json.dumps(fits[-1], sort_keys=True, separators=(",", ":"), ensure_ascii=False) if fits else None
 
     said = json.dumps(schema, ensure_ascii=False)
-    return Parser("json", f"Reply with a JSON value that fits this schema and nothing else: {said}", parse)
+    return Parser("json", f"Reply with a JSON value that fits this schema and nothing else: {said}", parse, "{}")
 
 
 def _values(text: str) -> list[Any]:
@@ -197,7 +205,7 @@ def code(language: str = "") -> Parser:
         found = [body for name, body in _FENCE.findall(text) if not language or name.lower() == language.lower()]
         return found[-1].rstrip() or None if found else None
 
-    return Parser("code", f"Put the final code into one fence: ```{language}", parse)
+    return Parser("code", f"Put the final code into one fence: ```{language}", parse, f"```{language}\n{{}}\n```")
 
 
 def pattern(expression: str) -> Parser:
@@ -223,4 +231,4 @@ def pattern(expression: str) -> Parser:
 
 def text() -> Parser:
     """The whole reply, without white space at its ends; an empty one abstains."""
-    return Parser("text", "", lambda said: said.strip() or None)
+    return Parser("text", "", lambda said: said.strip() or None, "{}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -47,6 +48,35 @@ class ProgramParams(BaseModel):
         return self
 
 
+#: How a technique comes by its prompts: written, by a model, by search, or by several of these.
+Acquisition = Literal["manual", "model", "retrieval", "hybrid"]
+
+
+@dataclass(frozen=True)
+class Technique:
+    """A program's place in the survey of prompting techniques, arXiv:2402.07927.
+
+    Attributes:
+        number: In the order of the survey, from 1 to 41.
+        section: The application that it is listed under.
+        acquisition: How it comes by its prompts.
+        turns: Whether a question takes one call or several.
+        aliases: Other names of it that are of no other technique.
+        calls: Its calls in words, where a record's `calls` is a function and no formula.
+    """
+
+    number: int
+    section: str
+    acquisition: Acquisition = "manual"
+    turns: Literal["one", "several"] = "several"
+    aliases: tuple[str, ...] = ()
+    calls: str = ""
+
+
+def _nothing(_params: Any) -> dict[str, int]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Program:
     """The record of a program.
@@ -60,6 +90,9 @@ class Program:
         run: (talk, parameters) -> what it comes to.
         calls: (parameters, agents) -> fewest and most calls for a question.
         differs: What departs from the paper and well-known implementations, and why.
+        needs: (parameters) -> what it needs beside agents, and how many of each; see `NEEDS`.
+        prepares: As `calls`, for what is done once for all questions; None where nothing is.
+        technique: Its place in the survey, if it has one.
     """
 
     name: str
@@ -70,6 +103,9 @@ class Program:
     run: Callable[[Talk, Any], Awaitable[Outcome]]
     calls: Callable[[Any, Sequence[str]], tuple[int, int]]
     differs: tuple[str, ...] = ()
+    needs: Callable[[Any], Mapping[str, int]] = _nothing
+    prepares: Callable[..., tuple[int, int]] | None = None
+    technique: Technique | None = None
 
 
 def known(names: Sequence[str], agents: Sequence[str], what: str) -> list[str]:
@@ -135,6 +171,39 @@ async def _or_failure(waited: Awaitable[Step]) -> Step | RunError:
         return error
 
 
+async def in_waves(
+    talk: Talk,
+    turns: Sequence[Callable[[], Awaitable[Step]]],
+    stops: bool = True,
+    ties: Ties = "first",
+    quorum: int | None = None,
+) -> list[Step]:
+    """Replies that vote, asked for in waves of the fewest that can settle the vote: as many as one by one, in less time.
+
+    Args:
+        talk: Where.
+        turns: Each asks for one reply.
+        stops: Whether to stop when the vote is settled; else all are asked at once.
+        ties: As `plurality` is given it.
+        quorum: Fewest replies to go on with when backends fail; None is all of them.
+
+    Raises:
+        RunError: Too many backends failed.
+    """
+    steps: list[Step] = []
+    left = list(turns)
+    while left:
+        answers = [step.value for step in steps]
+        size = least_more(answers, len(left), same=talk.same, ties=ties) if stops else len(left)
+        if not size:
+            break
+        wave, left = left[:size], left[size:]
+        steps += await enough(talk, [turn() for turn in wave], len(wave) if quorum is None else 0)
+    if len(steps) < (quorum or 0):
+        raise RunError(f"{len(steps)} replies came, and the quorum is {quorum}: {talk.notes[-1]}", resumable=True)
+    return steps
+
+
 # Self-consistency
 
 
@@ -179,22 +248,9 @@ async def self_consistency(talk: Talk, params: SelfConsistencyParams) -> Outcome
         Wang et al. 2022, arXiv:2203.11171.
     """
     asked = params.asked(list(talk.agents))
-    turns = [(name, i) for i in range(params.samples) for name, _ in asked]
+    turns = [partial(talk.answer, name, i) for i in range(params.samples) for name, _ in asked]
     stops = params.early_stop and COMBINERS[params.combine].stops_early
-    steps: list[Step] = []
-    while turns:
-        answers = [step.value for step in steps]
-        size = least_more(answers, len(turns), same=talk.same, ties=params.ties) if stops else len(turns)
-        if not size:
-            break
-        wave, turns = turns[:size], turns[size:]
-        steps += await enough(
-            talk, [talk.answer(name, i) for name, i in wave], len(wave) if params.quorum is None else 0
-        )
-    if len(steps) < (params.quorum or 0):
-        raise RunError(
-            f"{len(steps)} replies came, and the quorum is {params.quorum}: {talk.notes[-1]}", resumable=True
-        )
+    steps = await in_waves(talk, turns, stops, params.ties, params.quorum)
     judges = params.judges(list(talk.agents))
     return await talk.decide(steps, params.combine, judges[0] if judges else "", params.ties)
 
@@ -337,6 +393,7 @@ SELF_CONSISTENCY = Program(
         "It asks no further when the vote is settled; the answer is the same.",
         "With several agents it is a vote of different models.",
     ),
+    technique=Technique(5, "Reasoning and logic", "manual", "several", ("sc",), "samples of each agent at most"),
 )  # fmt: skip
 MOA = Program(
     "moa", "Mixture-of-Agents and Self-MoA", "arXiv:2406.04692",

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import xxhash
 
-from modelwright.chat._forms import FORMS, read_blocks
+from modelwright.chat._forms import FORMS, read_blocks, without_blocks, without_marks
 from modelwright.chat._messages import BrokenOffError, Message, Piece, Reply, Request
 from modelwright.errors import InputError, RunError
 
@@ -252,15 +252,15 @@ class _Draws:
 
 
 def _question(script: ScriptedBackend, messages: Sequence[Message]) -> str:
-    for message in reversed(messages):
-        if message.role != "user":
-            continue
-        parts = message.content.split("\n\n")
+    said = [message.content for message in reversed(messages) if message.role == "user"]
+    # What is asked stands outside of marks; where there is no question, what is shown is looked through.
+    for text in (*map(without_blocks, said), *map(without_marks, said)):
+        parts = [part.strip("\n") for part in text.split("\n\n")]
         for size in range(len(parts), 0, -1):
             for start in range(len(parts) - size + 1):
-                text = "\n\n".join(parts[start : start + size])
-                if text in script.answers:
-                    return text
+                question = "\n\n".join(parts[start : start + size])
+                if question in script.answers:
+                    return question
     last = messages[-1].content
     raise InputError(
         f"the scripted backend '{script.name}' knows no question in {last[:200]!r}", "Add it to its answers."

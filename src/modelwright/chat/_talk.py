@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from modelwright.chat._combine import Decision, chosen, plurality, verified, weighted
 from modelwright.chat._equality import Same, exact
 from modelwright.chat._forms import blocks, read_ranks, read_verdict, render, unmarked
+from modelwright.chat._materials import Materials
 from modelwright.chat._messages import Agent, Message, Reply, user, with_system
 from modelwright.chat._parsers import Parser, text as whole_text
 from modelwright.chat._session import Session
 from modelwright.errors import InputError, RunError
 
+T = TypeVar("T")
+
 #: Purposes whose replies judge others, and hold no answer of their own.
 _JUDGING = ("select", "rank", "verify", "score")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Step:
 
     Attributes:
         agent: Whose.
-        purpose: What it was asked for: `answer`, `revise`, `merge`, `select`, `rank`, `verify`.
+        purpose: What it was asked for: `answer`, `revise`, `merge`, `select`, `rank`, `verify`, or another word of a program.
         sample: Which of several to the same messages.
         reply: What was said.
         value: The answer in it; None where it has none, or was not asked for one.
@@ -109,6 +115,7 @@ class Talk:
             before whatever an agent is asked.
         listener: Told pieces of the answer's text as they are written, where a program ends in one call that writes it
             (`final`); whoever listens gets the whole text in any case, in the outcome.
+        materials: What programs may work with beside agents.
 
     Raises:
         InputError: A system message is not the first of what was said before.
@@ -123,13 +130,16 @@ class Talk:
         same: Same = exact,
         before: Sequence[Message] = (),
         listener: Callable[[str], None] | None = None,
+        materials: Materials | None = None,
     ):
         if any(message.role == "system" for message in before[1:]):
             raise InputError("a system message must be the first of a conversation")
         self.question, self.agents, self.same = question, agents, same
         self._before, self._listener = tuple(before), listener
         self.parser = parser or whole_text()
+        self.materials = materials or Materials()
         self.notes: list[str] = []
+        self.facts: dict[str, Any] = {}
         self._session = session
         self._steps: list[Step | None] = []
 
@@ -137,6 +147,38 @@ class Talk:
     def asked(self) -> str:
         """The question with the form that answers should have."""
         return f"{self.question}\n\n{self.parser.form}" if self.parser.form else self.question
+
+    def about(self, question: str) -> Talk:
+        """The same talk about another question: what is said there is part of this one."""
+        other = Talk(self._session, question, self.agents, self.parser, self.same, materials=self.materials)
+        other.notes, other.facts, other._steps = self.notes, self.facts, self._steps
+        return other
+
+    async def once(self, what: str, make: Callable[[Talk], Awaitable[T]]) -> T:
+        """What is prepared for all questions of a session, once; what it took stands in the facts, and not among the steps.
+
+        Args:
+            what: Its name, with all parameters that it depends on.
+            make: Makes it, in a talk of its own.
+        """
+
+        async def go() -> tuple[T, Outcome]:
+            inner = Talk(self._session, "", self.agents, self.parser, self.same, materials=self.materials)
+            made = await make(inner)
+            return made, inner.outcome("", None)
+
+        agents = {name: agent.identity for name, agent in self.agents.items()}
+        key = json.dumps([what, agents, self.parser.name, self.parser.form, self.materials.fingerprint])
+        made, took = await self._session.once(key, go)
+        self.facts["preparation"] = {
+            "calls": took.calls, "tokens_in": took.tokens_in, "tokens_out": took.tokens_out, **took.facts,
+        }  # fmt: skip
+        self.notes += took.notes
+        return made
+
+    def kept(self, what: str, make: Callable[[], T]) -> T:
+        """Something that all questions of a session share and may change, such as a store of what was learned."""
+        return self._session.kept(what, make)
 
     async def ask(
         self,
@@ -147,10 +189,20 @@ class Talk:
         temperature: float | None = None,
         *,
         final: bool = False,
+        reads: bool = True,
+        options: Sequence[str] = (),
     ) -> Step:
         """One agent's reply to a conversation; its answer is read unless it judges.
 
-        A `final` reply is the program's answer, whatever it says: whoever listens is told it as it is written.
+        Args:
+            agent: Who.
+            messages: What is asked.
+            purpose: What for.
+            sample: Which of several replies to the same messages.
+            temperature: Instead of the agent's own.
+            final: Whether the reply is the program's answer, whatever it says: whoever listens is told it as it is written.
+            reads: Whether the reply has an answer to the question.
+            options: Replies to be scored instead of writing one.
 
         Raises:
             BudgetError: It could exceed the budget.
@@ -161,9 +213,9 @@ class Talk:
         whom = self.agents[agent]
         shown = self._shown(messages)
         start = time.perf_counter()
-        request = whom.request(self._after(messages), sample, temperature)
+        request = whom.request(self._after(messages), sample, temperature, options)
         reply, cached = await self._session.told(whom, request, self._listener if final else None)
-        value = None if purpose in _JUDGING else self.parser(reply.text)
+        value = self.parser(reply.text) if reads and purpose not in _JUDGING else None
         step = Step(agent, purpose, sample, reply, value, shown, cached, time.perf_counter() - start)
         self._steps[place] = step
         return step
@@ -262,7 +314,7 @@ class Talk:
         steps = tuple(
             replace(step, shown=tuple(order[j] for j in step.shown)) for step in self._steps if step is not None
         )
-        return Outcome(text, value, steps, decision, facts or {}, tuple(self.notes))
+        return Outcome(text, value, steps, decision, {**self.facts, **(facts or {})}, tuple(self.notes))
 
 
 def probability(step: Step, *, mean: bool) -> float:

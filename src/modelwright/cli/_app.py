@@ -46,6 +46,15 @@ Retokenize = Annotated[
     ),
 ]
 ShardSize = Annotated[str, typer.Option("--shard-size", help="Most bytes per weight file, as 5GB or 500MB.")]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code", help="Run code that a chat model writes, apart from everything and without a network."
+    ),
+]
+AllowNetwork = Annotated[
+    bool, typer.Option("--allow-network", help="With --allow-code: run it even where its network cannot be cut off.")
+]
 Inputs = Annotated[
     list[str], typer.Argument(metavar="RECIPE | MODEL..", help="A recipe file, or models with --method.")
 ]
@@ -235,6 +244,8 @@ def evaluate(
         float | None,
         typer.Option("--budget", metavar="MONEY", help="With panels of chat models: each spends no more."),
     ] = None,
+    allow_code: AllowCode = False,
+    allow_network: AllowNetwork = False,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
@@ -248,6 +259,7 @@ def evaluate(
     options = Asking(
         out, split, limit, batch, device, network, metric, restart, plugin,
         backend=backend, model=model, api=api, score=score, lower_is_better=lower_is_better, budget=budget,
+        allow_code=allow_code, allow_network=allow_network,
     )  # fmt: skip
     run_eval(references, tasks, options, json=json, quiet=quiet)
 
@@ -748,7 +760,10 @@ def apply(
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
     kind: Annotated[
-        str | None, typer.Option("--kind", metavar="KIND", help="merging, ensembling or calibration only.")
+        str | None,
+        typer.Option(
+            "--kind", metavar="KIND", help="merging, ensembling or calibration only; or program: what chat panels do."
+        ),
     ] = None,
     plugin: Plugin = [],  # noqa: B006
     json: Json = False,
@@ -779,6 +794,8 @@ def chat(
     replay: Annotated[
         Path | None, typer.Option("--replay", metavar="FILE.jsonl", help="Answer from a transcript, asking nobody.")
     ] = None,
+    allow_code: AllowCode = False,
+    allow_network: AllowNetwork = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer and nothing else.")] = False,
 ) -> None:
@@ -787,8 +804,12 @@ def chat(
     Prints one answer, the votes, and what it cost. Replies that were paid for once are kept and not asked for again.
     """
     from modelwright.cli._chat import run_chat
+    from modelwright.cli._programs import sandbox
 
-    run_chat(panel, question, budget=budget, cache=cache, transcript=transcript, replay=replay, json=json, quiet=quiet)
+    run_chat(
+        panel, question, budget=budget, cache=cache, transcript=transcript, replay=replay, json=json, quiet=quiet,
+        code=sandbox(allow_code=allow_code, allow_network=allow_network),
+    )  # fmt: skip
 
 
 @app.command()

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from modelwright.chat import Conversations, Outcome, Panel, Spent, panel as panel_of
+from modelwright.chat import Conversations, Outcome, Panel, Sandbox, Spent, panel as panel_of
 from modelwright.errors import InputError, printable
 
 _JSON_VERSION = 1
@@ -29,13 +29,14 @@ def run_chat(
     replay: Path | None,
     json: bool,
     quiet: bool,
+    code: Sandbox | None = None,
 ) -> None:
     """Put a question to a panel; without one, show what the panel is."""
     if replay is not None and (cache or transcript or budget is not None):
         raise InputError(
             "--replay asks nobody, so it goes with neither --cache nor --transcript nor --budget", "Leave them out."
         )
-    panel = panel_of(path)
+    panel = panel_of(path, code=code)
     if question is None:
         _show(panel, json=json)
         return

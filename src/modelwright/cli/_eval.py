@@ -59,6 +59,8 @@ class Asking:
         score: A command that judges the models instead.
         lower_is_better: Of its figures whose names do not say so.
         budget: Most money that each panel spends; None is what it says itself.
+        allow_code: Whether panels may run code that models write.
+        allow_network: Whether they may where its network cannot be cut off.
     """
 
     out: Path | None = None
@@ -77,6 +79,8 @@ class Asking:
     score: str | None = None
     lower_is_better: bool = False
     budget: float | None = None
+    allow_code: bool = False
+    allow_network: bool = False
 
 
 def evaluated(references: Sequence[str], tasks: Sequence[str], options: Asking) -> Records:
@@ -129,12 +133,14 @@ def _with_panels(references: Sequence[str], options: Asking, panels: ExitStack) 
         InputError: A panel cannot be.
     """
     from modelwright.chat import is_panel, panel, panel_predictor
+    from modelwright.cli._programs import sandbox
 
+    code = sandbox(allow_code=options.allow_code, allow_network=options.allow_network)
     given: list[Any] = []
     for reference in references:
         label, path = labelled(reference)
         if is_panel(path):
-            one = panel_predictor(panel(path), label, budget=options.budget)
+            one = panel_predictor(panel(path, code=code), label, budget=options.budget)
             panels.callback(one.work.close)
             given.append(one)
         else:

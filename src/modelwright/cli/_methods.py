@@ -14,11 +14,17 @@ from modelwright.api import registry
 from modelwright.errors import InputError, did_you_mean
 from modelwright.methods import CALIBRATORS, COMBINERS, LAWS, OUTPUT_LAWS, Method, OutputMethod, Parameter, Registry
 
-KINDS = ("merging", "ensembling", "calibration")
+KINDS = ("merging", "ensembling", "calibration", "program")
 
 
 def show_methods(name: str | None, plugins: Sequence[Path], kind: str | None, *, json: bool, cite: bool) -> None:
     """List methods, or show one."""
+    if kind == "program":
+        from modelwright.cli._programs import show_programs
+
+        if plugins or cite:
+            raise InputError("--plugin and --cite are of merging methods", "Leave them out with --kind program.")
+        return show_programs(name, json=json)
     known = registry(plugins)
     if name and name not in {*known, *COMBINERS, *CALIBRATORS}:
         from modelwright.cli._adapters import show_adapter_method

@@ -32,7 +32,7 @@ def timm_head(weights: Weights) -> Predictor:
     said = {name: config[name] for name in ("num_classes", "global_pool") if config.get(name) is not None}
     try:
         module = timm.create_model(
-            config["architecture"], pretrained=False, **said, **dict(config.get("model_args") or {})
+            config["architecture"], pretrained=False, **(said | dict(config.get("model_args") or {}))
         )
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
