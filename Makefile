@@ -34,10 +34,15 @@ lint: install
 types: install
 	$(BIN)/pyright
 
-# make bench PEER=/path/to/python BENCH="--size 0.1B"
+# make bench PEER=/path/to/python; with BENCH="--size 0.1B", which narrows merging, without banks, cascades and adapters
 bench: install
 	$(BIN)/python -m benchmarks.merge $(if $(PEER),--peer $(PEER)) $(BENCH)
 	$(BIN)/python -m benchmarks.chat
+ifeq ($(BENCH),)
+	$(BIN)/python -m benchmarks.predictions $(if $(PEER),--peer $(PEER))
+	$(BIN)/python -m benchmarks.cascade
+	$(BIN)/python -m benchmarks.adapters
+endif
 
 # make bench-predictions PEER=/path/to/python BENCH="--runs 1"
 bench-predictions: install

@@ -71,6 +71,37 @@ def test_combining_refuses_by_name(method: str, options: dict[str, Any], message
         combine(two(binary()), method, **options)
 
 
+@pytest.mark.parametrize(
+    "name", sorted(name for name, r in METHODS.items() if r.fit and r.right_only(r.resolve({}, 3)))
+)
+@pytest.mark.parametrize("kind", ["classes", "binary"])
+def test_the_right_classes_alone_teach_the_same(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 5, 7000) if kind == "classes" else np.arange(7000) % 2
+    skill = np.array([1, 2, 0.5, 1.5])[:, None, None]
+    logits = rng.normal(size=(4, 7000, 5)) + skill * np.eye(5)[labels]
+    values = logits if kind == "classes" else logits[..., 1] - logits[..., 0]
+    bank = Predictions.of(values, labels, scale="logits", kind=kind)  # type: ignore[arg-type]
+    record = METHODS[name]
+    assert record.fit
+    whole = record.fit(bank.block(slice(None), "probabilities"), labels, **record.resolve({}, 4))
+    asked = list[int]()
+    block = Predictions.block
+
+    def counted(self: Predictions, samples: slice, scale: Any = None) -> np.ndarray:
+        found = block(self, samples, scale)
+        asked.append(found.shape[1])
+        return found
+
+    monkeypatch.setattr("modelwright.predictions._predictions._CHUNK", 1 << 14)
+    monkeypatch.setattr(Predictions, "block", counted)
+    learnt = fit(bank, name).learnt[0]
+    assert sum(asked) == 7000
+    assert max(asked) < 3000
+    assert learnt.keys() == whole.keys()
+    np.testing.assert_allclose(learnt["weights"], whole["weights"], rtol=1e-12, atol=1e-15)
+
+
 def test_fitting_refuses_by_name() -> None:
     bank = two(binary())
     with pytest.raises(InputError, match="fitting temperature needs labels, and these predictions have none"):

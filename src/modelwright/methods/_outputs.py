@@ -53,6 +53,8 @@ class OutputMethod:
         laws: Which of `OUTPUT_LAWS` hold.
         fit: Called as `fit(outputs, labels, **parameters)`: what is learnt from labelled data, as plain values that JSON can
             hold. None where nothing is.
+        right_only: (parameters) -> whether `fit` looks, of outputs of classes, at nothing but the numbers of the right ones;
+            then it need not be given the others.
         noise: Whether both take `noise`, one uniform number a sample, where the parameters ask for it.
         differs: What departs from the paper and from well-known implementations, and why.
         cite: A BibTeX entry.
@@ -70,6 +72,7 @@ class OutputMethod:
     laws: frozenset[str] = frozenset()
     gives: Gives = "probabilities"
     fit: Callable[..., dict[str, Any]] | None = None
+    right_only: Callable[[Mapping[str, Any]], bool] = lambda _params: False
     noise: Callable[[Mapping[str, Any]], bool] = lambda _params: False
     differs: tuple[str, ...] = ()
     cite: str = ""

@@ -15,6 +15,7 @@ import xxhash
 
 from modelwright.errors import InputError, RunError, listing
 from modelwright.methods import CALIBRATORS, COMBINERS, OutputMethod, OutputRegistry
+from modelwright.methods._outputs import of_labels
 from modelwright.predictions._predictions import Member, MemberCost, Predictions
 
 #: Every method on outputs by name.
@@ -292,11 +293,26 @@ def fit(bank: Predictions, method: str | OutputMethod, **parameters: Any) -> Fit
         if record.noise(values):
             given["noise"] = noise_of(bank.ids, int(values["seed"]))
         if record.kind == "ensembling":
-            learnt = (record.fit(bank.block(slice(None), scale), labels, **given),)
+            learnt = (record.fit(_learnt_from(record, bank, scale, labels, values), labels, **given),)
         else:
             learnt = tuple(_fit_member(record, bank.select([name]), scale, labels, given) for name in bank.names)
     own = None if METHODS.get(record.name) is record else record
     return Fitted(record.name, values, learnt, bank.names, bank.kind, bank.classes, own)
+
+
+def _learnt_from(
+    record: OutputMethod, bank: Predictions, scale: Any, labels: np.ndarray, parameters: Mapping[str, Any]
+) -> np.ndarray:
+    """Outputs of all members, float64 (M, N, ...); read block by block where a fit looks at the right classes only.
+
+    There the number of the right class stands in all classes' places, as a view that takes the memory of one.
+    """
+    if bank.kind not in ("classes", "binary") or not record.right_only(parameters):
+        return bank.block(slice(None), scale)
+    right = np.empty((len(bank.members), len(bank)))
+    for part, block in bank.blocks(scale):
+        right[:, part] = of_labels(block, labels[part])
+    return np.broadcast_to(right[..., None], (*right.shape, len(bank.classes)))
 
 
 def _fit_member(record: OutputMethod, bank: Predictions, scale: Any, labels: np.ndarray, given: Any) -> dict[str, Any]:

@@ -84,6 +84,7 @@ BAYES = OutputMethod(
     space=fixed("probabilities"),
     laws=frozenset({"classes", "shift"}),
     fit=fit_bayes,
+    right_only=lambda _params: True,
     differs=(
         "The evidence of a member is the likelihood of labelled data under its fixed weights; nothing is integrated over its "
         "parameters, because members come as they are.",

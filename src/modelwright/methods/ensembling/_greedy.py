@@ -180,6 +180,7 @@ GREEDY = OutputMethod(
     space=fixed("probabilities"),
     laws=frozenset({"classes", "shift"}),
     fit=fit_greedy,
+    right_only=lambda params: params["metric"] == "log_loss",
     differs=(
         "The paper stops where nothing helps any more, or takes the best ensemble on the way; here it is the latter, after a fixed "
         "number of choices.",

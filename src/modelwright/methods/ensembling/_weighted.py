@@ -170,6 +170,7 @@ WEIGHTED = OutputMethod(
     space=chosen,
     laws=frozenset({"classes", "shift"}),
     fit=fit_weights,
+    right_only=lambda params: params["space"] == "probabilities",
     differs=(
         "Stacked generalisation with weights from 0 up (Breiman 1996) minimises squared errors of classes; here it is the log "
         "loss, and the squared error for values only.",
