@@ -93,7 +93,7 @@ def test_the_right_classes_alone_teach_the_same(name: str, kind: str, monkeypatc
         asked.append(found.shape[1])
         return found
 
-    monkeypatch.setattr("modelwright.predictions._predictions._CHUNK", 1 << 14)
+    monkeypatch.setattr("modelwright.predictions._predictions._CHUNK", 1 << 12)
     monkeypatch.setattr(Predictions, "block", counted)
     learnt = fit(bank, name).learnt[0]
     assert sum(asked) == 7000
