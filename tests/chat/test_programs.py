@@ -101,6 +101,32 @@ def test_stopping_early_gives_the_same_answers_for_fewer_calls() -> None:
     assert {o.calls for o in early} == {3, 4, 5}
 
 
+def test_a_vote_that_was_stopped_claims_no_more_than_all_votes_would() -> None:
+    """Three of the three that were asked for are three of five, and not all."""
+    known = questions(200, YES_NO)
+    backend = script(known, accuracy=0.7, options=YES_NO)
+    whole = solve(panel({"one": backend}, SELF_CONSISTENCY, samples=5, early_stop=False), list(known))
+    early = solve(panel({"one": backend}, SELF_CONSISTENCY, samples=5), list(known))
+    assert {o.confidence for o in whole} == {0.6, 0.8, 1.0}
+    assert {o.confidence for o in early} == {0.6}
+    assert {o.calls + o.facts.get("unasked", 0) for o in early} == {5}
+    assert not any("unasked" in o.facts for o in whole)
+    options = ("a", "b", "c", "d")
+    known = questions(200, options)
+    backend = script(known, accuracy=0.5, options=options)
+    four, all_four = (
+        solve(panel({"one": backend}, SELF_CONSISTENCY, samples=6, early_stop=stop), list(known))
+        for stop in (True, False)
+    )
+    pairs = [(a.confidence, b.confidence) for a, b in zip(four, all_four, strict=True)]
+    assert all(a is not None and b is not None and a <= b for a, b in pairs)
+    assert any(a != b for a, b in pairs)
+    [one] = solve(panel({"one": backend}, SELF_CONSISTENCY, samples=2), list(known)[:1])
+    assert (one.calls, one.confidence) == (1, 0.5)  # of a tie the first would win
+    [single] = solve(panel({"one": backend}, SELF_CONSISTENCY, samples=1), list(known)[:1])
+    assert single.confidence is None
+
+
 @pytest.mark.parametrize(("p", "n"), [(0.5, 5), (0.6, 4)])
 def test_a_plurality_of_four_options(p: float, n: int) -> None:
     options = ("a", "b", "c", "d")

@@ -26,7 +26,7 @@ from weights_helpers import arrays, entry, folder, raw_safetensors, save_file, w
 import modelwright as mw
 import modelwright.checkpoint as mc
 from modelwright.checkpoint import _pickle
-from modelwright.checkpoint._adapter import _AlphaPattern
+from modelwright.checkpoint._adapter_scales import Pattern
 from modelwright.cli._app import run
 from modelwright.errors import InputError, Problem, RunError, printable
 
@@ -689,7 +689,7 @@ def test_merge_refuses(merged: tuple[Path, dict[str, tuple[int, str, str]]], nam
 
 def tame(key: str, module: str) -> float | None:
     """What alpha_pattern gives a module for a key, by the adapter's own reader."""
-    return _AlphaPattern(Path("x"), {key: 2.0}).find(module)
+    return Pattern(Path("x"), "alpha_pattern", {key: 2.0}).find(module)
 
 
 @pytest.mark.parametrize(

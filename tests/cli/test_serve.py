@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -53,6 +54,25 @@ def test_it_serves_until_it_is_told_to_stop(panel: Path) -> None:
             process.kill()
     assert len(Path("said.jsonl").read_text().splitlines()) == 2
     assert panel.with_suffix(".replies.sqlite").is_file()
+
+
+def test_code_runs_only_where_it_is_allowed(
+    panel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = yaml.safe_load(panel.read_text())
+    panel.write_text(yaml.safe_dump({**said, "program": "pot", "cache": None}))
+    found: list[Any] = []
+    monkeypatch.setattr("modelwright.cli._serve.serve", lambda make, *_args, **_more: found.append(make()))
+    assert run(["serve", str(panel)]) == 2
+    assert "--allow-code" in capsys.readouterr().err
+    assert run(["serve", str(panel), "--allow-network"]) == 2
+    assert "--allow-network is for code that models write" in capsys.readouterr().err
+    assert not found
+    for options, network in ((["--allow-code"], False), (["--allow-code", "--allow-network"], True)):
+        assert run(["serve", str(panel), *options]) == 0
+        sandbox = found.pop().panels["sums"].materials.code
+        assert sandbox is not None
+        assert sandbox.network is network
 
 
 @pytest.mark.parametrize(

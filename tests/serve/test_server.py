@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import threading
@@ -12,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import pytest
 from chat.helpers import ANSWER, questions, script, solve
 from modelwright.chat import MOA, SELF_CONSISTENCY, SELF_MOA_SEQ, Agent, OpenAIBackend, Panel, Session, cost
 from modelwright.errors import InputError, RunError
-from modelwright.evaluate import Price, Sampling, predictor
+from modelwright.evaluate import Price, Sampling, predictor, systems
 from modelwright.serve import Address, Predicting, Served
 
 from .helpers import Voice, serving
@@ -312,6 +314,102 @@ def test_a_client_that_goes_away_is_not_worked_for_and_nothing_is_paid_twice(str
         assert answer.usage.cached_calls == 3
 
 
+class Storm(BaseHTTPRequestHandler):
+    """A server that answers 429 so many times, and then with 4; each request is one of a list."""
+
+    protocol_version = "HTTP/1.1"
+    left = 0
+    asked: list[int]
+    lock = threading.Lock()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        cls = type(self)
+        with cls.lock:
+            status = 429 if cls.left else 200
+            cls.left -= status == 429
+            cls.asked.append(status)
+        message = {"role": "assistant", "content": "The answer is 4."}
+        answer = {
+            "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14},
+        }  # fmt: skip
+        data = json.dumps(answer if status == 200 else {"error": {"message": "slow down"}}).encode()
+        self.send_response(status)
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", len(data)), ("retry-after-ms", 1)):
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing is printed."""
+
+    def handle(self) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            super().handle()
+
+
+@contextlib.contextmanager
+def storm(count: int) -> Iterator[tuple[type[Storm], str]]:
+    kind = type("OneStorm", (Storm,), {"left": count, "asked": [], "lock": threading.Lock()})
+    web = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    web.daemon_threads = True
+    threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield kind, f"http://127.0.0.1:{web.server_port}/v1"
+    finally:
+        web.shutdown()
+        web.server_close()
+
+
+def ask_all(url: str, count: int) -> list[Any]:
+    async def go() -> list[Any]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as one:
+            create = one.chat.completions.create
+            waited = [create(model="sums", messages=[{"role": "user", "content": f"Q{i}?"}]) for i in range(count)]
+            return list(await asyncio.gather(*waited, return_exceptions=True))
+
+    return asyncio.run(go())
+
+
+def test_a_storm_of_429_is_weathered_and_paid_for_once() -> None:
+    with storm(40) as (state, far):
+        backend = OpenAIBackend(far, "m", concurrency=8, retries=40)
+        served = Served([panel({"a": backend}, samples=2, early_stop=False)])
+        with serving(served) as url:
+            found = ask_all(url, 20)
+            assert [answer.choices[0].message.content for answer in found] == ["The answer is 4."] * 20
+            assert (state.asked.count(200), state.asked.count(429)) == (40, 40)
+            [spent] = served.spent().values()
+            assert (spent.calls, spent.retries, spent.failed) == (40, 40, 0)
+            assert spent.money == pytest.approx(0.4)
+            assert sum(answer.modelwright["paid"] for answer in found) == pytest.approx(0.4)
+            again = ask_all(url, 20)
+            assert [answer.modelwright["paid"] for answer in again] == [0] * 20
+            assert len(state.asked) == 80
+
+
+def test_a_storm_of_429_that_does_not_end_is_said_and_costs_nothing() -> None:
+    with storm(10**6) as (state, far):
+        backend = OpenAIBackend(far, "m", concurrency=8, retries=1)
+        served = Served([panel({"a": backend}, samples=2, early_stop=False)])
+        with serving(served) as url:
+            found = ask_all(url, 10)
+            assert all(isinstance(error, openai.InternalServerError) for error in found)
+            assert {(error.status_code, error.code) for error in found} == {(502, "backend_failed")}
+            assert all("answered 429" in str(error) and "(tried 2 times)" in str(error) for error in found)
+            _until(lambda: served.running == 0)
+            [spent] = served.spent().values()
+            assert (spent.calls, spent.money) == (0, 0)
+            state.left = 0
+            later = ask_all(url, 10)
+            assert [answer.usage.inner_calls for answer in later] == [2] * 10
+            assert state.asked.count(200) == 20
+            [spent] = served.spent().values()
+            assert (spent.calls, spent.money) == (20, pytest.approx(0.2))
+
+
 # --- who may ask -------------------------------------------------------------------------------------------------------
 
 
@@ -459,3 +557,53 @@ def test_models_answer_about_inputs() -> None:
         assert [m["id"] for m in json.loads(get(f"{url}/v1/models")[1])["data"]] == ["signs"]
     with pytest.raises(InputError, match="'signs' is served with a task or with the names of its classes"):
         Predicting(predictor(signs, "signs"))
+
+
+def test_a_bundle_answers_about_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ensemble as `mw.ensemble` keeps it, of two estimators on the petals of iris."""
+    sklearn = pytest.importorskip("sklearn.linear_model")
+    pytest.importorskip("skops")
+    from sklearn.datasets import load_iris
+    from sklearn.tree import DecisionTreeClassifier
+
+    import modelwright as mw
+
+    monkeypatch.chdir(tmp_path)
+    x, y = load_iris(return_X_y=True)
+    order = np.random.default_rng(0).permutation(150)
+    x, y = x[order][:, 2:].astype(np.float32), y[order]
+    parts = {"train": slice(0, 60), "validation": slice(60, 100), "test": slice(100, 150)}
+    arrays = {f"{a}_{name}": values[part] for name, part in parts.items() for a, values in (("x", x), ("y", y))}
+    np.savez("iris.npz", **arrays)
+    Path("iris.yml").write_text("data: iris.npz\nclasses: [setosa, versicolor, virginica]\n")
+    members = {
+        "line": sklearn.LogisticRegression(max_iter=300).fit(x[:60], y[:60]),
+        "tree": DecisionTreeClassifier(max_depth=3, random_state=0).fit(x[:60], y[:60]),
+    }
+    mw.ensemble(members, "iris.yml").save("mean")
+    mw.ensemble(members, "iris.yml", cascade=True, unit="answers").save("steps")
+    expected = np.mean([one.predict_proba(x[100:]) for one in members.values()], axis=0)
+    names = ["setosa", "versicolor", "virginica"]
+    [mean, steps] = systems(["mean", "steps"])
+    predicting = {"mean": Predicting(mean, task="iris.yml"), "steps": Predicting(steps, classes=names)}
+    with serving(Served([], predicting=predicting)) as url:
+
+        def predict(**body: Any) -> tuple[int, dict[str, Any]]:
+            return post(url, json.dumps(body).encode(), "/v1/predict")
+
+        inputs = x[100:].tolist()
+        status, said = predict(model="mean", inputs=inputs)
+        assert (status, said["kind"], said["classes"]) == (200, "classes", names)
+        np.testing.assert_allclose([row["probabilities"] for row in said["predictions"]], expected, atol=1e-6)
+        assert [row["answer"] for row in said["predictions"]] == [names[i] for i in expected.argmax(axis=1)]
+        status, said = predict(model="steps", inputs=inputs)
+        assert status == 200
+        right = [row["answer"] == names[i] for row, i in zip(said["predictions"], y[100:], strict=True)]
+        assert np.mean(right) > 0.8
+        status, said = predict(model="mean", inputs=[[1.0, 2.0, 3.0]])  # petals have two sizes
+        assert status == 400
+        assert "'mean' cannot answer about these inputs: ValueError: X has 3 features" in said["error"]["message"]
+        assert predict(model="mean", inputs=inputs[:1])[0] == 200
+        status, said = predict(inputs=inputs)
+        assert status == 400
+        assert "there is no model '' that predicts" in said["error"]["message"]

@@ -180,6 +180,9 @@ async def in_waves(
 ) -> list[Step]:
     """Replies that vote, asked for in waves of the fewest that can settle the vote: as many as one by one, in less time.
 
+    How many were not asked for stands in the talk's facts, as `unasked`: without it, the replies look more of one mind than
+    all would have been.
+
     Args:
         talk: Where.
         turns: Each asks for one reply.
@@ -199,6 +202,8 @@ async def in_waves(
             break
         wave, left = left[:size], left[size:]
         steps += await enough(talk, [turn() for turn in wave], len(wave) if quorum is None else 0)
+    if left:
+        talk.facts["unasked"] = len(left)
     if len(steps) < (quorum or 0):
         raise RunError(f"{len(steps)} replies came, and the quorum is {quorum}: {talk.notes[-1]}", resumable=True)
     return steps

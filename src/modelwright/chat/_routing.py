@@ -383,7 +383,8 @@ def fit_cascade(
     Quantiles of each stage's confidences are tried, in all combinations.
 
     Args:
-        records: With confidences, as those of panels are: a panel of each stage, with its samples.
+        records: With confidences, as those of panels are: a panel of each stage, with its samples and without `early_stop`,
+            so that confidence is the agreement that the cascade goes by.
         task: On which task; the items should not be those that the cascade is judged on.
         systems: The stages, the cheapest first.
         worth: What a score of 1 is worth: the most worth minus costs is sought.

@@ -76,15 +76,19 @@ class Outcome:
         """How sure the program is of its answer, in [0, 1].
 
         It is what the program says itself (`facts["confidence"]`), else the answer's share of all votes, abstentions among
-        them, where several voted; None where neither is known.
+        them, where several could vote; None where neither is known. Where a vote was stopped early, replies that were not
+        asked for (`facts["unasked"]`) count as votes for something else: that is the share which a full vote would give
+        it at least. Of the replies that were asked for, the winner's share is high because it was the winner's that ended
+        the vote. As the bound hardly tells one settled vote from another, calibration wants full votes.
         """
         told = self.facts.get("confidence")
         if told is not None:
             return float(told)
         votes = self.decision
-        if votes is None or votes.voters < 2:
+        if votes is None or not votes.voters:
             return None
-        return votes.share * (votes.voters - votes.abstained) / votes.voters
+        all_votes = votes.voters + self.facts.get("unasked", 0)
+        return votes.share * (votes.voters - votes.abstained) / all_votes if all_votes > 1 else None
 
     @property
     def calls(self) -> int:

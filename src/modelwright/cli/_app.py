@@ -859,12 +859,15 @@ def serve(
         str | None,
         typer.Option("--classes", metavar="A,B..", help="With models, without a task: names of their classes."),
     ] = None,
+    allow_code: AllowCode = False,
+    allow_network: AllowNetwork = False,
     quiet: Quiet = False,
 ) -> None:
     """Serve ensembles of chat models as models.
 
     Speaks OpenAI's protocol: /v1/chat/completions, /v1/models; a page of recent requests at /, Prometheus figures at /metrics.
     """
+    from modelwright.cli._programs import sandbox
     from modelwright.cli._serve import Serving, run_serve
     from modelwright.serve import Address
 
@@ -873,7 +876,8 @@ def serve(
         "keep": keep,
     }  # fmt: skip
     names = [] if classes is None else [name.strip() for name in classes.split(",")]
-    run_serve(panels, Serving(Address(host, port, key_variable), grace, cache, served, task, names), quiet=quiet)
+    code = sandbox(allow_code=allow_code, allow_network=allow_network)
+    run_serve(panels, Serving(Address(host, port, key_variable), grace, cache, served, task, names, code), quiet=quiet)
 
 
 study = typer.Typer(help="Put published claims to the test.", no_args_is_help=True, rich_markup_mode=None)

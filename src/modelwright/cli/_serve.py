@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from modelwright.chat import Sandbox
 from modelwright.errors import InputError, printable
 from modelwright.serve import Address, Predicting, Served, serve
 
@@ -25,6 +26,7 @@ class Serving:
         served: Of `Served`.
         task: Of models that predict: what their inputs are like.
         classes: Of models that predict, without a task: names of their classes.
+        code: What runs code that panels' models write; None runs none.
     """
 
     address: Address
@@ -33,6 +35,7 @@ class Serving:
     served: dict[str, Any]
     task: str | None = None
     classes: Sequence[str] = ()
+    code: Sandbox | None = None
 
 
 def run_serve(references: Sequence[str], options: Serving, *, quiet: bool) -> None:
@@ -50,7 +53,7 @@ def run_serve(references: Sequence[str], options: Serving, *, quiet: bool) -> No
         for reference in references:
             label, path = labelled(reference)
             if is_panel(path) or (path.endswith((".yml", ".yaml")) and not Path(path).is_file()):
-                panels.append(panel(path, label))
+                panels.append(panel(path, label, options.code))
                 continue
             [one] = systems([reference])
             predicting[one.label] = Predicting(one, options.task, options.classes)

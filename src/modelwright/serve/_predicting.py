@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.errors import InputError
+from modelwright.errors import InputError, RunError
 from modelwright.evaluate import Predictor, predict
 from modelwright.predictions import Predictions
 
@@ -53,15 +53,17 @@ class Predicting:
         """
         data = _data(inputs)
         async with self._turn:
-            bank = await asyncio.to_thread(
-                predict,
-                {self.predictor.label: self.predictor},
-                data,
-                task=self.task,
-                classes=self.classes,
-                batch=self.batch,
-            )
-        return _said(bank)
+            return _said(await asyncio.to_thread(self._answered, data))
+
+    def _answered(self, data: Any) -> Predictions:
+        asked = {self.predictor.label: self.predictor}
+        try:
+            return predict(asked, data, task=self.task, classes=self.classes, batch=self.batch)
+        except (InputError, RunError, MemoryError):
+            raise
+        except Exception as error:  # whatever a foreign model raises, such as on inputs of another width
+            what = f"'{self.predictor.label}' cannot answer about these inputs: {type(error).__name__}: {error}"
+            raise InputError(what) from error
 
 
 def _data(inputs: Any) -> Any:

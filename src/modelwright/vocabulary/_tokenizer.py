@@ -307,7 +307,8 @@ def _check(label: str, table: Any) -> None:
         good = all(is_list(entry) and len(entry) == 2 and isinstance(entry[0], str) for entry in vocabulary)
     else:
         good = is_table(vocabulary) and all(_number(value) for value in vocabulary.values())
-    for entry in added or ():
+    good = good and (added is None or is_list(added))
+    for entry in added if is_list(added) else ():
         good = good and is_table(entry) and isinstance(entry.get("content"), str) and _number(entry.get("id"))
     if not good:
         raise InputError(f"{label}: the vocabulary of tokenizer.json is damaged", "Copy it again.")

@@ -16,6 +16,7 @@ from modelwright.evaluate._task import Task
 from modelwright.evaluate.sources._data import data_of
 from modelwright.evaluate.sources._kinds import KINDS
 from modelwright.evaluate.sources._language import TEXTS, only
+from modelwright.evaluate.sources._questions import layout
 from modelwright.evaluate.sources._rows import unlabelled
 from modelwright.evaluate.sources._settings import DataSettings, instead
 from modelwright.evaluate.sources._table import Data, Table
@@ -68,6 +69,8 @@ def tasks(reference: Any, **options: Any) -> list[Task]:
         return _built({"kind": "lm-eval", "data": text, **options}, Lines(), Path(), text)
     if text.lower().endswith(TEXTS):
         options = {"kind": "perplexity", **options}
+    if "kind" not in options and "columns" not in options:
+        options = {**layout(text), **options}
     if is_named(text):
         made = called(text)
         name = text.rpartition(":")[2].replace(".", "_")
