@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from benchmarks.predictions import FEW, MEASURING, PARTS, TASKS, make
 
+pytest.importorskip("sklearn")
+pytest.importorskip("torchmetrics")
+
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -16,13 +19,13 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("task", MEASURING)
 def test_figures_are_those_of_others(task: str, bank: Path) -> None:
     said = {who: run(bank)[1] for who, run in MEASURING[task].items() if who != "netcal"}
-    assert len(said) == 2
     ours = said.pop("modelwright")
-    assert len(ours) >= 1
-    np.testing.assert_allclose(*said.values(), ours, atol=1e-5)
+    (theirs,) = said.values()
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
 def test_no_task_hides_another() -> None:
